@@ -1,0 +1,326 @@
+"""Encodes what frozen experts have not encoded yet, and lets a data module read the stored tokens.
+
+Legend: U inputs.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.nn import functional as F
+
+from crossmodal.feature_store import FeatureStore, StoredTokens, write_json
+from datamodules.paired import PairedDataModule, RawReader, Reader, Split
+from experts.base import Expert, ExpertTokens
+
+FLUSH_SECONDS = 10.0  # at most so much work is lost when encoding is killed
+TRIAL_BATCHES = 3
+FASTER = 1.2  # bfloat16 must be worth it
+CLOSE = 1e-2  # the largest cosine distance between an input's tokens in bfloat16 and in float32
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What was done for one modality.
+
+    Args:
+        modality: Its name.
+        encoded: Inputs that were encoded now.
+        reused: Inputs whose tokens were in the store.
+        seconds: That encoding took.
+        precision: Of the expert.
+        reason: Why nothing is stored, if so.
+    """
+
+    modality: str
+    encoded: int = 0
+    reused: int = 0
+    seconds: float = 0.0
+    precision: str = ""
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        if self.reason:
+            return f"{self.modality}: not stored, {self.reason}"
+        rate = f" in {self.seconds:.1f} s, {self.encoded / self.seconds:,.0f} inputs/s" if self.encoded else ""
+        return (
+            f"{self.modality}: {self.encoded:,} inputs encoded{rate}, {self.reused:,} reused from the feature "
+            f"store ({self.precision})"
+        )
+
+
+class StoredReader:
+    """Reads a source's inputs as tokens from the store.
+
+    Args:
+        stored: The tokens.
+        row_of_position: Which stored row each input of the source is, -1 where it is not stored.
+    """
+
+    def __init__(self, stored: StoredTokens, row_of_position: NDArray[np.int64]) -> None:
+        self.stored = stored
+        self.row_of_position = row_of_position
+
+    def read(self, positions: NDArray[np.int64]) -> ExpertTokens:
+        """Return the tokens of these inputs."""
+        return self.stored.gather(self.row_of_position[positions])
+
+
+def encode_in_batches(
+    expert: Expert,
+    reader: Reader,
+    positions: NDArray[np.int64],
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> Iterator[tuple[NDArray[np.int64], ExpertTokens]]:
+    """Yield positions and their tokens, batch by batch; the next inputs are read while one batch runs."""
+    batches = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
+    with ThreadPoolExecutor(max_workers=1) as pool, torch.inference_mode():
+        ahead: list[Future[Any]] = [pool.submit(reader.read, batch) for batch in batches[:2]]
+        for number, batch in enumerate(batches):
+            inputs = ahead.pop(0).result()
+            if number + 2 < len(batches):
+                ahead.append(pool.submit(reader.read, batches[number + 2]))
+            yield batch, expert(_to_device(inputs, device))
+
+
+def _to_device(inputs: Any, device: torch.device) -> Any:
+    return torch.utils._pytree.tree_map(
+        lambda value: value.to(device, non_blocking=True) if hasattr(value, "to") else value, inputs
+    )
+
+
+def store_tokens(
+    experts: Mapping[str, Expert],
+    data: PairedDataModule,
+    store: FeatureStore | None,
+    splits: Sequence[Split],
+    *,
+    batch_size: int,
+    device: torch.device,
+    report: Callable[[Encoded], None],
+    show_progress: bool,
+) -> None:
+    """Encode what is not stored yet; afterwards the data module gives tokens instead of inputs.
+
+    Args:
+        experts: By modality.
+        data: Connected to the experts' transforms.
+        store: None encodes nothing ahead.
+        splits: That will be read.
+        batch_size: Inputs a batch.
+        device: To encode on.
+        report: Called once for each modality.
+        show_progress: A bar with inputs/s.
+    """
+    for modality, expert in experts.items():
+        reason = expert.why_not_stored() or ("there is no feature store" if store is None else None)
+        if reason or store is None:
+            report(Encoded(modality, reason=reason))
+            continue
+        report(
+            _store_modality(
+                modality, expert, data, store, splits, batch_size=batch_size, device=device, bar=show_progress
+            )
+        )
+
+
+def _store_modality(
+    modality: str,
+    expert: Expert,
+    data: PairedDataModule,
+    store: FeatureStore,
+    splits: Sequence[Split],
+    *,
+    batch_size: int,
+    device: torch.device,
+    bar: bool,
+) -> Encoded:
+    wanted = _wanted_inputs(modality, expert, data, splits)
+    if not wanted:
+        return Encoded(modality, reason="no row has it")
+    choose_precision(expert, store, wanted[0], batch_size=batch_size, device=device)
+    fingerprint = expert.fingerprint()
+    stored = store.open(fingerprint)
+    todo = _not_stored(wanted, stored)
+    began = time.perf_counter()
+    encoded = sum(len(inputs.positions) for inputs in todo)
+    if encoded:
+        expert.to(device)
+        writer = store.writer(fingerprint, {**expert.describe(), "precision": expert.precision})
+        with _progress(modality, encoded, bar) as advance:
+            for inputs in todo:
+                flushed = time.perf_counter()
+                done = 0
+                for batch, tokens in encode_in_batches(
+                    expert, inputs.reader, inputs.positions, batch_size=batch_size, device=device
+                ):
+                    writer.add(inputs.keys[done : done + len(batch)], tokens)
+                    done += len(batch)
+                    advance(len(batch))
+                    if time.perf_counter() - flushed > FLUSH_SECONDS:
+                        writer.flush()
+                        flushed = time.perf_counter()
+        writer.flush()
+        stored = store.open(fingerprint)
+    seconds = time.perf_counter() - began
+    for inputs in wanted:
+        row_of_position = np.full(len(inputs.reader.source), -1, np.int64)
+        row_of_position[inputs.positions] = stored.find(inputs.keys)
+        data.readers(inputs.split)[modality] = StoredReader(stored, row_of_position)
+    total = len(np.unique(np.concatenate([inputs.keys for inputs in wanted])))
+    return Encoded(modality, encoded, total - encoded, seconds, expert.precision)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The inputs of one modality that a split's rows have."""
+
+    split: Split
+    reader: RawReader
+    positions: NDArray[np.int64]
+    keys: NDArray[np.bytes_]
+
+
+def _wanted_inputs(modality: str, expert: Expert, data: PairedDataModule, splits: Iterable[Split]) -> list[_Inputs]:
+    wanted = []
+    for split in splits:
+        if (rows := data.rows(split)) is not None and len(positions := rows.used(modality)):
+            source = rows.sources[modality]
+            wanted.append(_Inputs(split, RawReader(source, expert.transform), positions, source.keys(positions)))
+    return wanted
+
+
+def _not_stored(wanted: Iterable[_Inputs], stored: StoredTokens) -> list[_Inputs]:
+    """Return each missing content once."""
+    todo: list[_Inputs] = []
+    seen = np.empty(0, "S16")
+    for inputs in wanted:
+        _, first = np.unique(inputs.keys, return_index=True)
+        first.sort()
+        missing = first[(stored.find(inputs.keys[first]) < 0) & ~np.isin(inputs.keys[first], seen)]
+        if len(missing):
+            todo.append(_Inputs(inputs.split, inputs.reader, inputs.positions[missing], inputs.keys[missing]))
+            seen = np.concatenate([seen, inputs.keys[missing]])
+    return todo
+
+
+@contextmanager
+def _progress(modality: str, total: int, show: bool) -> Iterator[Callable[[int], None]]:
+    """Show a bar with inputs/s; yield what moves it on."""
+    began, done = time.perf_counter(), 0
+    with Progress(
+        TextColumn(f"encoding {modality}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]} inputs/s"),
+        TimeRemainingColumn(),
+        disable=not show,
+        transient=True,
+    ) as progress:
+        task = progress.add_task(modality, total=total, rate="-")
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            progress.update(task, advance=count, rate=f"{done / (time.perf_counter() - began):,.0f}")
+
+        yield advance
+
+
+def choose_precision(
+    expert: Expert, store: FeatureStore, inputs: _Inputs, *, batch_size: int, device: torch.device
+) -> None:
+    """Settle `precision: auto` by a short trial on real inputs, and remember it beside the store.
+
+    bfloat16 is chosen where it is at least 1.2 times as fast and no input's tokens are further than 1e-2, as
+    cosine distance, from float32's. The choice is kept for each expert and device, so that a later run makes
+    the same one.
+    """
+    if expert.precision != "auto":
+        expert.set_precision(expert.precision)
+        return
+    name = _device_name(device)
+    decision = store.root / "precision" / f"{expert.fingerprint('float32')}-{name}.json"
+    if decision.exists():
+        expert.set_precision(json.loads(decision.read_text())["precision"])
+        return
+    positions = inputs.positions[: batch_size * TRIAL_BATCHES]
+    batches = [
+        _to_device(inputs.reader.read(positions[start : start + batch_size]), device)
+        for start in range(0, len(positions), batch_size)
+    ]
+    expert.to(device)
+    state = {key: value.clone() for key, value in expert.network.state_dict().items()}
+    seconds: dict[str, float] = {}
+    tokens: dict[str, list[ExpertTokens]] = {}
+    candidates: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    for precision in candidates if _has_bfloat16(device) else candidates[:1]:
+        expert.set_precision(precision)
+        seconds[precision], tokens[precision] = _timed(expert, batches, device)
+    chosen: Literal["float32", "bfloat16"] = "float32"
+    distance = 0.0
+    if "bfloat16" in seconds:
+        distance = max(map(_cosine_distance, tokens["float32"], tokens["bfloat16"]))
+        if seconds["float32"] > FASTER * seconds["bfloat16"] and distance < CLOSE:
+            chosen = "bfloat16"
+    expert.set_precision("float32")
+    expert.network.load_state_dict(state)  # what went through bfloat16 has lost digits
+    expert.set_precision(chosen)
+    write_json(decision, {"precision": chosen, "seconds": seconds, "cosine_distance": distance, "device": name})
+
+
+def _timed(expert: Expert, batches: list[Any], device: torch.device) -> tuple[float, list[ExpertTokens]]:
+    with torch.inference_mode():
+        tokens = [expert(batch) for batch in batches]
+        times = []
+        for _ in range(2):
+            began = time.perf_counter()
+            for batch in batches:
+                expert(batch)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - began)
+    return min(times), tokens
+
+
+def _cosine_distance(expected: ExpertTokens, actual: ExpertTokens) -> float:
+    pair = [tokens.tokens_BND[tokens.mask_BN].float() for tokens in (expected, actual)]
+    return float((1 - F.cosine_similarity(pair[0], pair[1], dim=-1)).max())
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_flags() & {
+            "avx512_bf16",
+            "amx_bf16",
+            "bf16",
+        } != set()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return {flag for line in file if line.startswith(("flags", "Features")) for flag in line.split()}
+    except OSError:
+        return set()
+
+
+def _device_name(device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}-{platform.machine()}"
+    if device.type == "cpu":
+        name += "-bf16" if _has_bfloat16(device) else ""
+    return f"{name}-torch{torch.__version__}".replace(" ", "_").replace("/", "_")

@@ -1,0 +1,165 @@
+"""How stored tokens lie on disk. Nothing here imports torch: `crossmodal cache` must answer at once.
+
+    ROOT/FINGERPRINT/expert.json             what was encoded, with which expert
+    ROOT/FINGERPRINT/DIGEST.safetensors      a shard: `keys` (n, 16), `starts` (n + 1), `tokens` (total, D)
+
+A shard is written once, under a temporary name, and renamed: whoever reads sees it whole or not at all, and
+processes that write at the same time write different shards. Its name is the digest of its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SUFFIX = ".safetensors"
+DESCRIPTION = "expert.json"
+NUMPY_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64, "U8": np.uint8}
+
+
+class DamagedShardError(ValueError):
+    """A shard that is cut short or not what its name says."""
+
+    def __init__(self, path: Path, fault: str) -> None:
+        super().__init__(f"feature store: {path} {fault}; run: crossmodal cache verify --delete")
+
+
+class Shard:
+    """One file of stored tokens, memory-mapped.
+
+    Args:
+        path: A file that `feature_store.ShardWriter` wrote.
+
+    Raises:
+        DamagedShardError: The file is cut short or no shard.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            (header_bytes,) = struct.unpack("<Q", self._map[:8])
+            self._header = json.loads(self._map[8 : 8 + header_bytes])
+            self._data_start = 8 + header_bytes
+            self.keys: NDArray[np.bytes_] = np.ascontiguousarray(self._array("keys")).view("S16").reshape(-1)
+            self.starts: NDArray[np.int64] = self._array("starts").copy()
+            self.tokens = self._array("tokens")
+        except (ValueError, KeyError, struct.error) as error:
+            raise DamagedShardError(path, "is damaged") from error
+        self.dtype: str = self._header["tokens"]["dtype"]
+        # readahead would bring in neighbours that a shuffled batch does not want
+        self._map.madvise(mmap.MADV_RANDOM)
+
+    def _array(self, name: str) -> NDArray[Any]:
+        entry = self._header[name]
+        begin, end = entry["data_offsets"]
+        if self._data_start + end > len(self._map):
+            raise ValueError("cut short")
+        numpy_type = np.dtype(NUMPY_TYPES[entry["dtype"]])
+        count = (end - begin) // numpy_type.itemsize
+        values = np.frombuffer(self._map, numpy_type, count, self._data_start + begin)
+        return values.reshape(entry["shape"])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def release(self) -> None:
+        """Take the pages out of this process's resident memory; the page cache keeps them."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+    def fault(self) -> str | None:
+        """Return what is wrong with the content, or None."""
+        digest = content_digest(self.keys, self.starts, self.tokens)
+        return None if digest == self.path.stem else "does not hold what its name says"
+
+
+def content_digest(keys: NDArray[Any], starts: NDArray[np.int64], tokens: NDArray[Any]) -> str:
+    """Hash a shard's content: 32 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for array in (keys, starts, tokens):
+        digest.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1))
+    return digest.hexdigest()[:32]
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """Return a fingerprint's shards, oldest first."""
+    paths = [path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith(".")]
+    return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def temporary_name(folder: Path) -> Path:
+    """Return a name for a file that is being written, which tells whose it is."""
+    return folder / f".{socket.gethostname()}-{os.getpid()}-{time.monotonic_ns()}.tmp"
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete what a killed process of this machine left half-written."""
+    prefix = f".{socket.gethostname()}-"
+    for path in folder.glob(f"{prefix}*.tmp"):
+        pid = int(path.name.removeprefix(prefix).split("-")[0])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except PermissionError:
+            continue
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One expert's stored tokens.
+
+    Args:
+        folder: Where they lie.
+        description: What `expert.json` says.
+        inputs: How many inputs are encoded.
+        num_bytes: On disk.
+        faults: Per damaged shard what is wrong with it.
+    """
+
+    folder: Path
+    description: dict[str, Any]
+    inputs: int
+    num_bytes: int
+    faults: dict[Path, str]
+
+
+def entries(root: Path, *, verify: bool = False) -> Iterator[Entry]:
+    """Yield what a store holds.
+
+    Args:
+        root: The store's folder.
+        verify: Read every byte and compare it with its digest.
+    """
+    for folder in sorted(path for path in root.glob("*") if (path / DESCRIPTION).exists()):
+        inputs, num_bytes, faults = 0, 0, {}
+        for path in shard_paths(folder):
+            num_bytes += path.stat().st_size
+            try:
+                shard = Shard(path)
+            except DamagedShardError:
+                faults[path] = "is damaged"
+                continue
+            inputs += len(shard)
+            if verify and (fault := shard.fault()):
+                faults[path] = fault
+        yield Entry(folder, json.loads((folder / DESCRIPTION).read_text()), inputs, num_bytes, faults)
+
+
+def remove(folder: Path) -> None:
+    """Delete one expert's stored tokens. Who has them open can read on."""
+    shutil.rmtree(folder)

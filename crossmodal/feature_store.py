@@ -1,0 +1,196 @@
+"""Tokens of frozen experts, each input encoded once and kept on disk.
+
+Legend: U inputs, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from crossmodal.feature_files import (
+    DESCRIPTION,
+    SUFFIX,
+    Shard,
+    content_digest,
+    remove_abandoned,
+    shard_paths,
+    temporary_name,
+)
+from experts.base import ExpertTokens
+
+TORCH_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+PAGES_PER_FAULT = 16 * 4096  # the kernel maps up to 16 pages around the one that is asked for
+
+
+class StoredTokens:
+    """The tokens of one expert that are on disk now.
+
+    Args:
+        folder: Of one fingerprint.
+        resident_bytes: Mapped pages are given back when about so much has been read. Resident memory stays
+            below it, however large the store.
+
+    Raises:
+        DamagedShardError: A file is cut short.
+    """
+
+    def __init__(self, folder: Path, *, resident_bytes: int = 256 * 2**20) -> None:
+        self.folder = folder
+        self.resident_bytes = resident_bytes
+        self.shards = [Shard(path) for path in shard_paths(folder)]
+        self._first_row = np.cumsum([0, *(len(shard) for shard in self.shards)])
+        keys = np.concatenate([np.empty(0, "S16"), *(shard.keys for shard in self.shards)])
+        self._order = np.argsort(keys, kind="stable")
+        self._sorted_keys = keys[self._order]
+        lengths = [np.diff(shard.starts) for shard in self.shards]
+        self._lengths = np.concatenate([np.empty(0, np.int64), *lengths])
+        uniform = len(self._lengths) and (self._lengths == self._lengths[0]).all()
+        self._num_tokens = int(self._lengths[0]) if uniform else None
+        self._read_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._sorted_keys)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a memory map does not travel to another process; the files are there too
+        return _open_stored, (self.folder, self.resident_bytes)
+
+    def find(self, keys: NDArray[np.bytes_]) -> NDArray[np.int64]:
+        """Return the row of each key, -1 where it is not stored."""
+        if not len(self):
+            return np.full(len(keys), -1, np.int64)
+        place = np.searchsorted(self._sorted_keys, keys).clip(max=len(self) - 1)
+        return np.where(self._sorted_keys[place] == keys, self._order[place], -1).astype(np.int64)
+
+    def gather(self, rows: NDArray[np.int64]) -> ExpertTokens:
+        """Read the tokens of U rows, padded to the longest.
+
+        Args:
+            rows: As `find` gives them, none of them -1.
+        """
+        shard_of_row = np.searchsorted(self._first_row, rows, side="right") - 1
+        lengths_U = self._lengths[rows]
+        num_tokens = self._num_tokens or int(lengths_U.max(initial=0))
+        first = self.shards[0]
+        width = first.tokens.shape[1]
+        tokens_UND = torch.zeros((len(rows), num_tokens, width), dtype=TORCH_TYPES[first.dtype])
+        out = _as_numpy(tokens_UND)
+        for number in np.unique(shard_of_row):
+            chosen = np.flatnonzero(shard_of_row == number)
+            shard, inside = self.shards[number], rows[chosen] - self._first_row[number]
+            if self._num_tokens:
+                values = shard.tokens.reshape(-1, num_tokens, width)
+                if len(chosen) == len(rows):
+                    np.take(values, inside, axis=0, out=out, mode="clip")
+                else:
+                    out[chosen] = values[inside]
+            else:
+                for place, row in zip(chosen, inside, strict=True):
+                    tokens = shard.tokens[shard.starts[row] : shard.starts[row + 1]]
+                    out[place, : len(tokens)] = tokens
+        self._give_back(len(rows), out[0].nbytes if len(rows) else 0)
+        mask_UN = torch.arange(num_tokens) < torch.from_numpy(lengths_U).unsqueeze(1)
+        return ExpertTokens(tokens_UND, mask_UN)
+
+    def _give_back(self, num_rows: int, row_bytes: int) -> None:
+        self._read_bytes += num_rows * (row_bytes + PAGES_PER_FAULT)
+        if self._read_bytes > self.resident_bytes:
+            self._read_bytes = 0
+            if sum(shard.tokens.nbytes for shard in self.shards) > self.resident_bytes:
+                for shard in self.shards:
+                    shard.release()
+
+
+def _open_stored(folder: Path, resident_bytes: int) -> StoredTokens:
+    return StoredTokens(folder, resident_bytes=resident_bytes)
+
+
+class ShardWriter:
+    """Collects tokens and writes them as shards.
+
+    Args:
+        folder: Of one fingerprint.
+        shard_bytes: A shard is written when it has grown so large.
+    """
+
+    def __init__(self, folder: Path, *, shard_bytes: int = 256 * 2**20) -> None:
+        self.folder = folder
+        self.shard_bytes = shard_bytes
+        self._keys: list[NDArray[np.bytes_]] = []
+        self._tokens: list[Tensor] = []
+        self._lengths: list[Tensor] = []
+        self._bytes = 0
+
+    def add(self, keys: NDArray[np.bytes_], tokens: ExpertTokens) -> None:
+        """Take the tokens of some inputs; what is masked is left out."""
+        tokens_UND, mask_UN = tokens.tokens_BND.cpu(), tokens.mask_BN.cpu()
+        self._keys.append(keys)
+        self._tokens.append(tokens_UND[mask_UN])
+        self._lengths.append(mask_UN.sum(1))
+        self._bytes += tokens_UND.nbytes
+        if self._bytes >= self.shard_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has been collected: all of it is there afterwards, or, if this is killed, none."""
+        if not self._keys:
+            return
+        keys = np.concatenate(self._keys)
+        tokens = torch.cat(self._tokens).contiguous()
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(self._lengths).cumsum(0)])
+        keys_tensor = torch.from_numpy(keys.view(np.uint8).reshape(-1, 16).copy())
+        digest = content_digest(keys, starts.numpy(), _as_numpy(tokens))
+        temporary = temporary_name(self.folder)
+        try:
+            save_file({"keys": keys_tensor, "starts": starts, "tokens": tokens}, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(self.folder / f"{digest}{SUFFIX}")
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._keys, self._tokens, self._lengths, self._bytes = [], [], [], 0
+
+
+class FeatureStore:
+    """A folder of stored tokens, shared by runs, experiments and processes.
+
+    Args:
+        root: The folder; it is made when something is stored.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def open(self, fingerprint: str) -> StoredTokens:
+        """Return what is stored of an expert now."""
+        return StoredTokens(self.root / fingerprint)
+
+    def writer(self, fingerprint: str, description: Mapping[str, Any]) -> ShardWriter:
+        """Return a writer for an expert's tokens."""
+        folder = self.root / fingerprint
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(folder)
+        write_json(folder / DESCRIPTION, dict(description))
+        return ShardWriter(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path.parent)
+    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    temporary.replace(path)
+
+
+def _as_numpy(tokens: Tensor) -> NDArray[Any]:
+    return tokens.view(torch.uint16).numpy() if tokens.dtype == torch.bfloat16 else tokens.numpy()

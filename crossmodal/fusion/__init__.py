@@ -1,0 +1,7 @@
+"""Fusions, all from experts' tokens to workspace tokens, interchangeable in YAML."""
+
+from crossmodal.fusion.base import Fusion
+from crossmodal.fusion.concat import ConcatFusion
+from crossmodal.fusion.workspace import WorkspaceFusion
+
+__all__ = ["ConcatFusion", "Fusion", "WorkspaceFusion"]

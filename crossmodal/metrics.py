@@ -1,0 +1,48 @@
+"""Metrics by kind of task; torchmetrics computes them.
+
+Legend: B rows, C outputs.
+"""
+
+from __future__ import annotations
+
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MultilabelAccuracy,
+    MultilabelAveragePrecision,
+    MultilabelF1Score,
+)
+
+
+def classification(num_classes: int) -> MetricCollection:
+    """Return accuracy and macro F1 of logits (B, C) against class numbers (B,)."""
+    return MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+            "f1": MulticlassF1Score(num_classes, average="macro", validate_args=False),
+        }
+    )
+
+
+def multilabel(num_labels: int) -> MetricCollection:
+    """Return accuracy, macro F1 and mean average precision of logits (B, C) against 0 or 1 (B, C)."""
+    return MetricCollection(
+        {
+            "accuracy": MultilabelAccuracy(num_labels, average="micro"),
+            "f1": MultilabelF1Score(num_labels, average="macro"),
+            "map": MultilabelAveragePrecision(num_labels),
+        }
+    )
+
+
+def regression() -> MetricCollection:
+    """Return mean absolute error, root mean squared error and R² of values (B, C)."""
+    return MetricCollection(
+        {
+            "mae": MeanAbsoluteError(),
+            "rmse": MeanSquaredError(squared=False),
+            "r2": R2Score(),
+        }
+    )
+

@@ -1,0 +1,83 @@
+"""The model: experts, fusion, heads. `CrossModalModel.forward` is the whole way of the data.
+
+Legend: U distinct inputs, B rows, N tokens, D width, L workspace tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from crossmodal.fusion import Fusion
+from crossmodal.heads import Head
+from datamodules.batch import PairedBatch, gather_rows
+from experts.base import Expert, ExpertTokens
+
+
+class CrossModalModel(nn.Module):
+    """Experts write into a workspace; heads read the answer out.
+
+    Args:
+        experts: By modality.
+        fusion: Over the same modalities.
+        heads: By task, each of the fusion's width.
+    """
+
+    def __init__(self, experts: Mapping[str, Expert], fusion: Fusion, heads: Mapping[str, Head]) -> None:
+        super().__init__()
+        self.experts = nn.ModuleDict(experts)
+        self.projections = nn.ModuleDict(
+            {modality: Projection(expert.width, fusion.width) for modality, expert in experts.items()}
+        )
+        self.fusion = fusion
+        self.heads = nn.ModuleDict(heads)
+
+    def forward(self, batch: PairedBatch) -> dict[str, Tensor]:
+        """Return each task's raw outputs, shape (B, outputs)."""
+        tokens = {modality: self.tokens_of_rows(batch, modality) for modality in self.experts}
+        workspace_BLD = self.fusion(tokens)
+        return {task: head(workspace_BLD) for task, head in self.heads.items()}
+
+    def tokens_of_rows(self, batch: PairedBatch, modality: str) -> ExpertTokens:
+        """Encode and project the distinct inputs, then give each row its own.
+
+        An expert whose modality no row has is not run.
+        """
+        index_B = batch.index[modality]
+        projection: Projection = self.projections[modality]  # type: ignore[assignment]
+        if modality not in batch.inputs:
+            return projection.absent(index_B)
+        tokens: ExpertTokens = self.experts[modality](batch.inputs[modality])
+        projected = projection(tokens)
+        return ExpertTokens(
+            gather_rows(projected.tokens_BND, index_B), gather_rows(projected.mask_BN, index_B)
+        )
+
+
+class Projection(nn.Module):
+    """An expert's tokens, normalised and brought to the workspace's width.
+
+    Args:
+        expert_width: D of the expert.
+        width: D of the workspace.
+    """
+
+    def __init__(self, expert_width: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(expert_width)
+        self.linear = nn.Linear(expert_width, width)
+
+    def forward(self, tokens: ExpertTokens) -> ExpertTokens:
+        """Project tokens of shape (U, N, expert D) to (U, N, D)."""
+        weight = self.linear.weight
+        return ExpertTokens(self.linear(self.norm(tokens.tokens_BND.to(weight.dtype))), tokens.mask_BN)
+
+    def absent(self, index_B: Tensor) -> ExpertTokens:
+        """Return the tokens of rows none of which has the modality."""
+        weight = self.linear.weight
+        return ExpertTokens(
+            weight.new_zeros(len(index_B), 1, len(weight)),
+            torch.zeros(len(index_B), 1, dtype=torch.bool, device=weight.device),
+        )

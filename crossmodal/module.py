@@ -1,0 +1,254 @@
+"""The LightningModule: steps, logging, optimizers, and what goes into a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MetricCollection
+
+from crossmodal.encoding import Encoded, store_tokens
+from crossmodal.feature_store import FeatureStore
+from crossmodal.fusion import Fusion
+from crossmodal.heads import Head
+from crossmodal.model import CrossModalModel
+from crossmodal.objectives import TaskObjective
+from datamodules.batch import PairedBatch
+from datamodules.paired import PairedDataModule, Split
+from experts.base import Expert
+
+SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict", "test"),
+}
+
+
+class Prediction(TypedDict):
+    """What `predict_step` returns for a task."""
+
+    prediction: list[object]
+    probabilities: Tensor
+
+
+class CrossModalModule(LightningModule):
+    """Trains a cross-modal model.
+
+    Args:
+        experts: By modality.
+        fusion: Makes the fusion, given the modalities' names.
+        heads: By task: makes a head, given the fusion's width and the number of outputs.
+        outputs: By task the names of its outputs; the data says so.
+        objective: Sums the losses.
+        optimizer: Makes the optimizer, given groups of parameters.
+        warmup: Share of all steps over which the learning rate rises; then it falls to zero as a cosine.
+        feature_store: Folder for the tokens of frozen experts; null encodes anew in every epoch.
+        encode_batch_size: Inputs a batch when tokens are stored.
+
+    Raises:
+        ValueError: Heads and the data's tasks differ.
+    """
+
+    def __init__(
+        self,
+        experts: dict[str, Expert],
+        fusion: Callable[[list[str]], Fusion],
+        heads: dict[str, Callable[[int, int], Head]],
+        outputs: dict[str, list[str]],
+        *,
+        objective: TaskObjective | None = None,
+        optimizer: Callable[[Iterable[Any]], Optimizer] = AdamW,
+        warmup: float = 0.05,
+        feature_store: str | None = "runs/features",
+        encode_batch_size: int = 32,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if heads.keys() != outputs.keys():
+            raise ValueError(f"model.heads are {sorted(heads)}, but the data's tasks are {sorted(outputs)}")
+        built = fusion(list(experts))
+        self.model = CrossModalModel(
+            experts, built, {task: head(built.width, len(outputs[task])) for task, head in heads.items()}
+        )
+        self.objective = objective or TaskObjective()
+        self.outputs = outputs
+        self.warmup = warmup
+        self.feature_store = FeatureStore(Path(feature_store)) if feature_store else None
+        self.encode_batch_size = encode_batch_size
+        self.encoded: dict[str, Encoded] = {}
+        self._make_optimizer = optimizer
+        self._metrics: dict[str, nn.ModuleDict] = {}
+        for stage in ("val", "test"):
+            metrics = nn.ModuleDict(
+                {task: head.metrics().clone(prefix=f"{stage}/{self._prefix(task)}") for task, head in self.heads}
+            )
+            self.add_module(f"{stage}_metrics", metrics)
+            self._metrics[stage] = metrics
+
+    @property
+    def experts(self) -> dict[str, Expert]:
+        """The experts by modality."""
+        return dict(self.model.experts.items())  # type: ignore[arg-type]
+
+    @property
+    def heads(self) -> Iterable[tuple[str, Head]]:
+        """Tasks and their heads."""
+        return self.model.heads.items()  # type: ignore[return-value]
+
+    def _prefix(self, task: str) -> str:
+        # `test/accuracy` says enough where there is one task
+        return "" if len(self.outputs) == 1 else f"{task}/"
+
+    def forward(self, batch: PairedBatch) -> dict[str, Tensor]:
+        """Return each task's raw outputs, shape (B, outputs)."""
+        predictions: dict[str, Tensor] = self.model(batch)
+        return predictions
+
+    def setup(self, stage: str) -> None:
+        """Encode what is not in the feature store yet, on rank 0, and read from it from here on."""
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, PairedDataModule):
+            return
+        strategy = self.trainer.strategy
+
+        def report(encoded: Encoded) -> None:
+            self.encoded[encoded.modality] = encoded
+            rank_zero_info(str(encoded))
+
+        def store() -> None:
+            store_tokens(
+                self.experts,
+                data,
+                self.feature_store,
+                SPLITS_OF_STAGE[stage],
+                batch_size=self.encode_batch_size,
+                device=strategy.root_device,
+                report=report,
+                show_progress=self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero,
+            )
+
+        if not self.trainer.is_global_zero:
+            strategy.barrier("feature store")  # rank 0 encodes; the others then find it all there
+        store()
+        if self.trainer.is_global_zero:
+            strategy.barrier("feature store")
+
+    def training_step(self, batch: PairedBatch, _batch_number: int) -> Tensor:
+        """Return the loss; every term is logged by its name."""
+        terms = self._terms(self(batch), batch)
+        loss = torch.stack(list(terms.values())).sum()
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+            if len(terms) > 1:
+                named = {f"train/loss/{name}": term.detach() for name, term in terms.items()}
+                self.log_dict(named, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: PairedBatch, _batch_number: int) -> None:
+        """Collect the validation metrics."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: PairedBatch, _batch_number: int) -> None:
+        """Collect the test metrics."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: PairedBatch, _batch_number: int) -> dict[str, Prediction]:
+        """Return, by task, each row's prediction and the probability of each output."""
+        return {
+            task: Prediction(
+                prediction=head.decide(outputs_BC, self.outputs[task]),
+                probabilities=head.probabilities(outputs_BC),
+            )
+            for (task, head), outputs_BC in zip(self.heads, self(batch).values(), strict=True)
+        }
+
+    def _terms(self, predictions: dict[str, Tensor], batch: PairedBatch) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = self.objective(self.model.heads, predictions, batch.targets)
+        return terms
+
+    def _evaluate(self, batch: PairedBatch, stage: str) -> None:
+        predictions = self(batch)
+        terms = self._terms(predictions, batch)
+        self.log(
+            f"{stage}/loss", torch.stack(list(terms.values())).sum(), batch_size=len(batch), sync_dist=True
+        )
+        for task, outputs_BC in predictions.items():
+            metrics = self._metrics[stage][task]
+            assert isinstance(metrics, MetricCollection)
+            metrics.update(outputs_BC, batch.targets[task])
+            self.log_dict(metrics, batch_size=len(batch), prog_bar=stage == "val")
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW, or what the configuration says, with warm-up and a cosine, per step."""
+        optimizer = self._make_optimizer(parameter_groups(self.model))
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        scheduler = LambdaLR(optimizer, WarmupCosine(total, warmup=self.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave frozen weights out: the configuration says where they are, the fingerprint which they are."""
+        frozen = {modality: expert for modality, expert in self.experts.items() if expert.frozen}
+        checkpoint["frozen_experts"] = {
+            modality: expert.fingerprint("float32") for modality, expert in frozen.items()
+        }
+        prefixes = tuple(f"model.experts.{modality}.network." for modality in frozen)
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {
+            name: value for name, value in state.items() if not prefixes or not name.startswith(prefixes)
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put frozen weights back in.
+
+        Raises:
+            ValueError: A frozen expert is not the one that the checkpoint was trained with.
+        """
+        for modality, fingerprint in checkpoint.get("frozen_experts", {}).items():
+            expert = self.experts.get(modality)
+            if expert is None or not expert.frozen or expert.fingerprint("float32") != fingerprint:
+                raise ValueError(
+                    f"the checkpoint was trained with another frozen expert for {modality!r}: its weights, "
+                    "transform or settings differ from those of this configuration"
+                )
+        for modality, expert in self.experts.items():
+            if expert.frozen:
+                for name, value in expert.network.state_dict().items():
+                    checkpoint["state_dict"][f"model.experts.{modality}.network.{name}"] = value
+
+
+class WarmupCosine:
+    """The learning rate's factor at a step: a line up from near 0 to 1, then a cosine down to 0.
+
+    Args:
+        total: Steps in all.
+        warmup: Share of them that rises.
+    """
+
+    def __init__(self, total: int, *, warmup: float) -> None:
+        self.total = total
+        self.rising = max(1, round(warmup * total))
+
+    def __call__(self, step: int) -> float:
+        """Return the factor, from 0 to 1."""
+        if step < self.rising:
+            return (step + 1) / self.rising
+        progress = (step - self.rising) / max(1, self.total - self.rising)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Split what trains into matrices, which decay, and biases, norms and embeddings, which do not."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.dim() > 1]
+    others = [parameter for parameter in trained if parameter.dim() <= 1]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,1 @@
+"""Where paired data comes from. See datamodules.batch for the contract."""

@@ -1,0 +1,126 @@
+"""The contract between data and model: rows, and the distinct inputs that they share.
+
+Legend: B rows of a batch, U distinct inputs of one modality that are in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+ABSENT = -1
+
+
+@dataclass(frozen=True)
+class PairedBatch:
+    """Rows of paired data. Each distinct input stands once, however many rows share it.
+
+    Args:
+        inputs: Per modality its U distinct inputs, transformed and collated (or already encoded by an
+            expert). A modality that no row of the batch has is left out.
+        index: Per modality an int64 vector of length B: which of the U inputs is the row's own, -1 where
+            the row has none.
+        targets: Per task a tensor whose first axis is B.
+        ids: The names of the B rows, so that an error can name its row.
+    """
+
+    inputs: dict[str, Any]
+    index: dict[str, Tensor]
+    targets: dict[str, Tensor]
+    ids: Sequence[str]
+
+    def __post_init__(self) -> None:
+        for modality, index_B in self.index.items():
+            if index_B.dtype != torch.int64 or index_B.shape != (len(self.ids),):
+                raise ValueError(
+                    f"index of {modality!r} must be int64 of shape ({len(self.ids)},), "
+                    f"not {index_B.dtype} of shape {tuple(index_B.shape)}"
+                )
+        if extra := self.inputs.keys() - self.index.keys():
+            raise ValueError(f"inputs without an index: {sorted(extra)}")
+        for task, target in self.targets.items():
+            if len(target) != len(self.ids):
+                raise ValueError(f"targets of {task!r} have {len(target)} rows, the batch has {len(self.ids)}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def present(self, modality: str) -> Tensor:
+        """Return a bool vector of length B, true where the row has the modality."""
+        return self.index[modality] >= 0
+
+    def without(self, *modalities: str) -> PairedBatch:
+        """Return the batch as if no row had these modalities."""
+        return replace(
+            self,
+            inputs={name: value for name, value in self.inputs.items() if name not in modalities},
+            index={
+                name: torch.full_like(index_B, ABSENT) if name in modalities else index_B
+                for name, index_B in self.index.items()
+            },
+        )
+
+    def to(self, *args: Any, **kwargs: Any) -> PairedBatch:
+        """Move all tensors, as ``Tensor.to`` does."""
+        return self._map(lambda value: value.to(*args, **kwargs))
+
+    def pin_memory(self) -> PairedBatch:
+        """Pin all tensors, as a DataLoader with ``pin_memory`` asks of a batch of one's own type."""
+        return self._map(lambda value: value.pin_memory())
+
+    def _map(self, function: Callable[[Any], Any]) -> PairedBatch:
+        def apply(value: Any) -> Any:
+            return function(value) if hasattr(value, "pin_memory") and hasattr(value, "to") else value
+
+        return replace(
+            self,
+            inputs=tree_map(apply, self.inputs),
+            index=tree_map(apply, self.index),
+            targets=tree_map(apply, self.targets),
+        )
+
+
+def gather_rows(values_U: Tensor, index_B: Tensor) -> Tensor:
+    """Give each row the value of its own input, zeros where it has none.
+
+    Args:
+        values_U: One value for each distinct input, shape (U, ...).
+        index_B: int64, the input of each row, -1 where it has none.
+
+    Returns:
+        Shape (B, ...). Gradients reach only inputs that some row has.
+    """
+    absent_B = index_B < 0
+    if len(values_U) == 0:
+        return values_U.new_zeros((len(index_B), *values_U.shape[1:]))
+    rows_B = values_U.index_select(0, index_B.clamp_min(0))
+    return rows_B.masked_fill(absent_B.view(-1, *(1,) * (rows_B.dim() - 1)), 0)
+
+
+def scatter_rows(rows_B: Tensor, index_B: Tensor, num_inputs: int) -> Tensor:
+    """Give each distinct input the value of a row that has it: the inverse of ``gather_rows``.
+
+    Args:
+        rows_B: Shape (B, ...), equal in all rows that share an input.
+        index_B: int64, the input of each row, -1 where it has none.
+        num_inputs: U.
+
+    Returns:
+        Shape (U, ...), zeros for an input that no row has.
+    """
+    present_B = index_B >= 0
+    values_U = rows_B.new_zeros((num_inputs, *rows_B.shape[1:]))
+    return values_U.index_copy(0, *_first_row_of_each_input(rows_B[present_B], index_B[present_B]))
+
+
+def _first_row_of_each_input(rows_B: Tensor, index_B: Tensor) -> tuple[Tensor, Tensor]:
+    # index_copy with a repeated index is not deterministic, so each input is written once
+    inputs_U, inverse_B = torch.unique(index_B, return_inverse=True)
+    order_B = torch.arange(len(index_B), device=index_B.device)
+    first_U = torch.full_like(inputs_U, len(index_B)).scatter_reduce(0, inverse_B, order_B, "amin")
+    return inputs_U, rows_B.index_select(0, first_U)

@@ -1,0 +1,1 @@
+"""Experts: what each modality knows. See experts.base for the contract."""

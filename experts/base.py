@@ -1,0 +1,161 @@
+"""The contract between experts and fusion: one modality's inputs become tokens.
+
+Legend: U distinct inputs, B rows, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class ExpertTokens:
+    """What an expert says of its inputs.
+
+    Args:
+        tokens_BND: Floating point tokens.
+        mask_BN: True where a token is real. All false in a row without the modality.
+    """
+
+    tokens_BND: Tensor
+    mask_BN: Tensor
+
+    def __post_init__(self) -> None:
+        if self.mask_BN.dtype != torch.bool or self.tokens_BND.shape[:2] != self.mask_BN.shape:
+            raise ValueError(
+                f"tokens of shape {tuple(self.tokens_BND.shape)} need a bool mask of their first two axes, "
+                f"not {self.mask_BN.dtype} of shape {tuple(self.mask_BN.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.tokens_BND)
+
+    def to(self, *args: Any, **kwargs: Any) -> ExpertTokens:
+        """Move or cast the tokens as ``Tensor.to`` does; the mask only moves."""
+        tokens_BND = self.tokens_BND.to(*args, **kwargs)
+        return ExpertTokens(tokens_BND, self.mask_BN.to(tokens_BND.device))
+
+    def pin_memory(self) -> ExpertTokens:
+        """Pin both tensors."""
+        return ExpertTokens(self.tokens_BND.pin_memory(), self.mask_BN.pin_memory())
+
+
+class Transform(Protocol):
+    """From a raw input to what an expert's ``forward`` takes; knows no weights, so it travels to workers."""
+
+    def __call__(self, raw: Any) -> Any:
+        """Transform one raw input."""
+
+    def collate(self, items: Sequence[Any]) -> Any:
+        """Join transformed inputs to what ``Expert.forward`` takes."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return, as JSON, everything that changes what the transform gives."""
+
+
+class Expert(nn.Module, ABC):
+    """A network that turns one modality's inputs into tokens.
+
+    Args:
+        network: The network, its weights loaded.
+        width: D of the tokens.
+        transform: Makes a raw input into the network's own.
+        freeze: Nothing trains, normalisation stays in eval mode and no gradient is kept.
+        precision: Of a frozen network. `auto` keeps float32 unless a short trial shows that bfloat16 is
+            faster on this device and gives nearly the same tokens.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        width: int,
+        transform: Transform,
+        freeze: bool = True,
+        precision: Precision = "auto",
+    ) -> None:
+        super().__init__()
+        if not freeze and precision == "bfloat16":
+            raise ValueError("precision: bfloat16 is for frozen experts; train in bfloat16 by trainer.precision")
+        self.width = width
+        self.transform = transform
+        self.frozen = freeze
+        self.precision: Precision = precision if freeze else "float32"
+        self.network = network
+        if freeze:
+            self._weights_digest = _digest_of_state(network)
+            self.network.requires_grad_(False)
+            self.network.eval()
+
+    @abstractmethod
+    def encode(self, inputs: Any) -> ExpertTokens:
+        """Turn collated inputs into tokens, one row each."""
+
+    def why_not_stored(self) -> str | None:
+        """Return why this expert's tokens cannot be kept and read back, or None if they can."""
+        return None if self.frozen else "it is trained"
+
+    def forward(self, inputs: Any) -> ExpertTokens:
+        """Turn collated inputs, or tokens made earlier, into tokens: one row for each of the U inputs."""
+        if isinstance(inputs, ExpertTokens):
+            return inputs
+        if not self.frozen:
+            return self.encode(inputs)
+        with torch.no_grad():
+            return self.encode(inputs)
+
+    def train(self, mode: bool = True) -> Expert:
+        """Set training mode; a frozen network stays in eval mode."""
+        super().train(mode)
+        if self.frozen:
+            self.network.eval()
+        return self
+
+    def set_precision(self, precision: Literal["float32", "bfloat16"]) -> None:
+        """Cast a frozen network."""
+        if not self.frozen:
+            raise ValueError("only a frozen expert can be cast")
+        self.precision = precision
+        self.network.to(getattr(torch, precision))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that floating point inputs are cast to, and of the tokens."""
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+    def describe(self) -> dict[str, Any]:
+        """Return, as JSON, everything but the weights and the precision that changes the tokens."""
+        return {"class": type(self).__qualname__, "transform": self.transform.describe()}
+
+    def fingerprint(self, precision: Precision | None = None) -> str:
+        """Hash what the tokens depend on: weights, transform, settings, precision. 32 hexadecimal digits.
+
+        Raises:
+            ValueError: The expert is trained, so that its tokens change.
+        """
+        if not self.frozen:
+            raise ValueError("an expert that is trained has no fingerprint")
+        parts = {
+            "weights": self._weights_digest,
+            "precision": precision or self.precision,
+            **self.describe(),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _digest_of_state(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,213 @@
+"""Images through any timm model.
+
+Legend: U inputs, C channels, H height, W width, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import timm
+import timm.data
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from experts.base import Expert, ExpertTokens, Precision
+from experts.inference import fold_batch_norms, to_channels_last
+from experts.weights import WeightsSource, check_sha256, load_by_order, locate, require_hub, weights_file
+
+
+class ImageTransform:
+    """The preprocessing that a timm model was trained with, up to pixels of 0 to 255.
+
+    Args:
+        config: What `timm.data.resolve_data_config` gives.
+        augment: Random crops and flips, as timm trains.
+    """
+
+    def __init__(self, config: dict[str, Any], *, augment: bool = False) -> None:
+        self.config = {
+            key: config[key] for key in ("input_size", "interpolation", "crop_pct", "crop_mode") if key in config
+        }
+        self.augment = augment
+        # use_prefetcher leaves the pixels as they are: the expert normalises whole batches, on its device
+        self._transform = timm.data.create_transform(**self.config, is_training=augment, use_prefetcher=True)
+
+    def __call__(self, raw: Image.Image) -> Tensor:
+        """Turn a picture into uint8 pixels of shape (H, W, 3)."""
+        pixels_CHW: Tensor = self._transform(raw.convert("RGB"))
+        return pixels_CHW.permute(1, 2, 0)
+
+    def collate(self, items: Sequence[Tensor]) -> Tensor:
+        """Stack pixels to uint8 of shape (U, 3, H, W), channels last in memory."""
+        return torch.stack(list(items)).permute(0, 3, 1, 2)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the pixels depend on."""
+        return {**{key: str(value) for key, value in self.config.items()}, "augment": self.augment}
+
+
+class ImageExpert(Expert):
+    """Any timm model as an expert for images.
+
+    Args:
+        model: timm's name, such as `tf_efficientnet_lite0`.
+        pretrained: True for the weights that the hub has under this name, false for random ones, or
+            `package:NAME[/path]`, or a local file (.safetensors, or .pth with plain tensors only).
+        sha256: Refuse weights with another SHA-256.
+        image_size: Height and width in pixels; by default the model's own.
+        crop_pct: Share of the resized image that the centre crop keeps; by default the model's own.
+        layers: Read these stages (0 is the first) instead of the last, their channels side by side.
+        tokens: `pooled` gives one token, the mean over the image; `grid` one for each place.
+        augment: Random crops and flips, in training and everywhere else; turns the feature store off.
+        freeze: Nothing trains, normalisation stays in eval mode.
+        precision: Of a frozen network; see `Expert`.
+
+    Raises:
+        ValueError: An unknown model, layers that it does not have, or weights that do not fit.
+        FileNotFoundError: No weights where they should be.
+        ConnectionError: They must come from a hub, and there is none.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        pretrained: bool | WeightsSource = True,
+        sha256: str | None = None,
+        image_size: int | None = None,
+        crop_pct: float | None = None,
+        layers: list[int] | None = None,
+        tokens: Literal["pooled", "grid"] = "pooled",
+        augment: bool = False,
+        freeze: bool = True,
+        precision: Precision = "auto",
+    ) -> None:
+        network = _create(model, pretrained, sha256, image_size)
+        overrides = {
+            key: value for key, value in (("img_size", image_size), ("crop_pct", crop_pct)) if value is not None
+        }
+        config = timm.data.resolve_data_config(overrides, model=network)
+        self_layers = _prune(network, model, layers)
+        example_UCHW = torch.randn(2, *config["input_size"], generator=torch.Generator().manual_seed(0))
+        network.eval()
+        with torch.no_grad():
+            width = _features(network, example_UCHW, self_layers, tokens).shape[-1]
+        super().__init__(
+            network,
+            width=width,
+            transform=ImageTransform(config, augment=augment),
+            freeze=freeze,
+            precision=precision,
+        )
+        self.model = model
+        self.layers = self_layers
+        self.tokens = tokens
+        self.register_buffer("_mean_C11", 255 * torch.tensor(config["mean"]).view(-1, 1, 1), persistent=False)
+        self.register_buffer("_std_C11", 255 * torch.tensor(config["std"]).view(-1, 1, 1), persistent=False)
+        if freeze:
+            with torch.no_grad():
+                folded = fold_batch_norms(network, lambda net: _features(net, example_UCHW, layers, tokens))
+            self.network = to_channels_last(folded)
+
+    def encode(self, inputs: Tensor) -> ExpertTokens:
+        """Turn uint8 pixels of shape (U, 3, H, W) into tokens."""
+        pixels_UCHW = inputs.to(torch.float32, memory_format=torch.channels_last)
+        pixels_UCHW = pixels_UCHW.sub_(self._mean_C11).div_(self._std_C11).to(self.dtype)
+        tokens_UND = _features(self.network, pixels_UCHW, self.layers, self.tokens)
+        return ExpertTokens(tokens_UND, torch.ones(tokens_UND.shape[:2], dtype=torch.bool, device=inputs.device))
+
+    def why_not_stored(self) -> str | None:
+        """Return why the tokens cannot be kept: it is trained, or its images are augmented at random."""
+        return super().why_not_stored() or ("its images are augmented" if self.transform.augment else None)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the tokens depend on beside weights and precision."""
+        settings = {"model": self.model, "layers": self.layers, "tokens": self.tokens}
+        norm = {"mean": self._mean_C11.flatten().tolist(), "std": self._std_C11.flatten().tolist()}
+        return {**super().describe(), **settings, **norm}
+
+
+def _create(name: str, pretrained: bool | WeightsSource, sha256: str | None, image_size: int | None) -> nn.Module:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
+        hint = f"; the nearest are {', '.join(near)}" if near else ""
+        raise ValueError(f"timm has no model {name!r}{hint}")
+    path = locate(pretrained) if isinstance(pretrained, str) else None
+    if isinstance(pretrained, str) and path is None:
+        raise FileNotFoundError(f"pretrained weights {pretrained}: no such file; an image expert takes a local file")
+    if sha256 is not None and path is None:
+        raise ValueError(f"sha256 of {name!r} needs pretrained weights that are a local file")
+    if pretrained is True:
+        _require_cached_or_hub(name)
+    size = {"img_size": image_size} if image_size and _takes_image_size(name) else {}
+    network: nn.Module = timm.create_model(name, pretrained=pretrained is True, **size)
+    if path is not None:
+        check_sha256(path, sha256)
+        load_by_order(network, weights_file(path))
+    return network
+
+
+def _takes_image_size(name: str) -> bool:
+    # transformers build their position embeddings for one size; convolutions take any
+    import inspect
+
+    module = inspect.getmodule(timm.model_entrypoint(name))
+    return getattr(module, "VisionTransformer", None) is not None
+
+
+def _require_cached_or_hub(name: str) -> None:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    repository = getattr(config, "hf_hub_id", None)
+    if config is None or not config.has_weights:
+        raise ValueError(f"timm has no pretrained weights for {name!r}; give a file, or pretrained: false")
+    if repository:
+        files = ("model.safetensors", "pytorch_model.bin")
+        if any(isinstance(try_to_load_from_cache(f"timm/{name}", file), str) for file in files) or any(
+            isinstance(try_to_load_from_cache(repository, file), str) for file in files
+        ):
+            return
+    require_hub(name)
+
+
+def _prune(network: nn.Module, name: str, layers: list[int] | None) -> list[int] | None:
+    if layers is None:
+        return None
+    if not hasattr(network, "forward_intermediates"):
+        raise ValueError(f"timm's {name!r} cannot give intermediate layers; leave `layers` out")
+    count = len(network.feature_info)
+    if not layers or any(not -count <= layer < count for layer in layers):
+        raise ValueError(f"{name!r} has {count} layers, 0 to {count - 1}; got layers: {layers}")
+    indices = sorted(layer % count for layer in layers)
+    if hasattr(network, "prune_intermediate_layers"):
+        network.prune_intermediate_layers(indices, prune_head=True)
+    return indices
+
+
+def _features(
+    network: nn.Module, pixels_UCHW: Tensor, layers: list[int] | None, tokens: Literal["pooled", "grid"]
+) -> Tensor:
+    """Run the network; return tokens of shape (U, N, D)."""
+    if layers is None:
+        features = network.forward_features(pixels_UCHW)  # type: ignore[operator]
+        if tokens == "pooled":
+            return network.forward_head(features, pre_logits=True).unsqueeze(1)  # type: ignore[operator]
+        if features.dim() == 4:
+            # convolutions give (U, C, H, W); Swin and its kin (U, H, W, C)
+            last = features.shape[-1] == network.num_features
+            features = features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
+        return features
+    maps = network.forward_intermediates(  # type: ignore[operator]
+        pixels_UCHW, indices=layers, intermediates_only=True, output_fmt="NCHW"
+    )
+    if tokens == "pooled":
+        return torch.cat([feature_map.mean((2, 3)) for feature_map in maps], dim=1).unsqueeze(1)
+    smallest = min((feature_map.shape[-2:] for feature_map in maps), key=lambda size: size[0] * size[1])
+    grid_UDHW = torch.cat([F.adaptive_avg_pool2d(feature_map, smallest) for feature_map in maps], dim=1)
+    return grid_UDHW.flatten(2).transpose(1, 2)

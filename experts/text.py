@@ -1,0 +1,146 @@
+"""Text through any Hugging Face encoder.
+
+Legend: U inputs, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from experts.base import Expert, ExpertTokens, Precision
+from experts.weights import WeightsSource, check_sha256, locate, require_hub
+
+
+class TextTransform:
+    """Tokenization, done for whole batches.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        max_length: In word pieces; what is longer is cut.
+    """
+
+    def __init__(self, tokenizer: Any, *, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    def __call__(self, raw: str) -> str:
+        """Leave the text as it is: `collate` tokenizes."""
+        return raw
+
+    def collate(self, items: Sequence[str]) -> dict[str, Tensor]:
+        """Tokenize to `input_ids` and `attention_mask` of shape (U, N), padded to the longest."""
+        encoded = self.tokenizer(
+            list(items), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        return dict(encoded)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the word pieces depend on."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        text = backend.to_str() if backend is not None else str(sorted(self.tokenizer.get_vocab().items()))
+        return {"tokenizer": hashlib.sha256(text.encode()).hexdigest(), "max_length": self.max_length}
+
+
+class TextExpert(Expert):
+    """Any Hugging Face encoder as an expert for text.
+
+    Args:
+        model: The hub's name of a model, or `package:NAME[/path]`, or a local folder.
+        pretrained: False builds the model from its configuration with random weights.
+        sha256: Refuse a weights file with another SHA-256.
+        layers: Read these hidden layers (0 is the embedding) instead of the last, side by side.
+        tokens: `mean` or `cls` gives one token a text, `all` one for each word piece.
+        max_length: In word pieces; by default the model's own limit.
+        freeze: Nothing trains.
+        precision: Of a frozen network; see `Expert`.
+
+    Raises:
+        ValueError: The source is unusable, or has no such layers.
+        FileNotFoundError: Nothing where the model should be.
+        ConnectionError: It must come from a hub, and there is none.
+    """
+
+    def __init__(
+        self,
+        model: WeightsSource,
+        *,
+        pretrained: bool = True,
+        sha256: str | None = None,
+        layers: list[int] | None = None,
+        tokens: Literal["mean", "cls", "all"] = "mean",
+        max_length: int | None = None,
+        freeze: bool = True,
+        precision: Precision = "auto",
+    ) -> None:
+        source = _find(model, sha256)
+        network, tokenizer = _load(source, pretrained)
+        count = network.config.num_hidden_layers + 1
+        if layers is not None and (not layers or any(not -count <= layer < count for layer in layers)):
+            raise ValueError(f"{model!r} has {count} hidden layers, 0 to {count - 1}; got layers: {layers}")
+        limit = min(tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", 512))
+        super().__init__(
+            network,
+            width=network.config.hidden_size * (len(layers) if layers else 1),
+            transform=TextTransform(tokenizer, max_length=min(max_length or limit, limit)),
+            freeze=freeze,
+            precision=precision,
+        )
+        self.layers = layers
+        self.tokens = tokens
+
+    def encode(self, inputs: dict[str, Tensor]) -> ExpertTokens:
+        """Turn word pieces of shape (U, N) into tokens."""
+        output = self.network(**inputs, output_hidden_states=self.layers is not None)
+        if self.layers is None:
+            hidden_UND = output.last_hidden_state
+        else:
+            hidden_UND = torch.cat([output.hidden_states[layer] for layer in self.layers], dim=-1)
+        mask_UN = inputs["attention_mask"].bool()
+        if self.tokens == "all":
+            return ExpertTokens(hidden_UND.masked_fill(~mask_UN.unsqueeze(-1), 0), mask_UN)
+        if self.tokens == "cls":
+            pooled_UD = hidden_UND[:, 0]
+        else:
+            weights_UN1 = mask_UN.unsqueeze(-1).to(hidden_UND.dtype)
+            pooled_UD = (hidden_UND * weights_UN1).sum(1) / weights_UN1.sum(1).clamp_min(1)
+        return ExpertTokens(pooled_UD.unsqueeze(1), mask_UN.any(1, keepdim=True))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the tokens depend on beside weights and precision."""
+        return {**super().describe(), "layers": self.layers, "tokens": self.tokens}
+
+
+def _find(model: str, sha256: str | None) -> str:
+    path = locate(model)
+    if path is not None:
+        check_sha256(path, sha256)
+        return str(path)
+    if sha256 is not None:
+        raise ValueError(f"sha256 of {model!r} needs a local model or one that a package carries")
+    from huggingface_hub import try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(model, "config.json"), str):
+        require_hub(model)
+    return model
+
+
+def _load(source: str, pretrained: bool) -> tuple[nn.Module, Any]:
+    transformers_logging.disable_progress_bar()
+    local = Path(source).exists()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+        if pretrained:
+            network = AutoModel.from_pretrained(source, local_files_only=local, dtype=torch.float32)
+        else:
+            network = AutoModel.from_config(AutoConfig.from_pretrained(source, local_files_only=local))
+    except OSError as error:
+        raise ValueError(f"no model can be loaded from {source}: {str(error).splitlines()[0]}") from error
+    return network, tokenizer
