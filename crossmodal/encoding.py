@@ -53,7 +53,9 @@ class Encoded:
     def __str__(self) -> str:
         if self.reason:
             return f"{self.modality}: not stored, {self.reason}"
-        rate = f" in {self.seconds:.1f} s, {self.encoded / self.seconds:,.0f} inputs/s" if self.encoded else ""
+        rate = (
+            f" in {self.seconds:.1f} s, {self.encoded / self.seconds:,.0f} inputs/s" if self.encoded else ""
+        )
         return (
             f"{self.modality}: {self.encoded:,} inputs encoded{rate}, {self.reused:,} reused from the feature "
             f"store ({self.precision})"
@@ -194,12 +196,16 @@ class _Inputs:
     keys: NDArray[np.bytes_]
 
 
-def _wanted_inputs(modality: str, expert: Expert, data: PairedDataModule, splits: Iterable[Split]) -> list[_Inputs]:
+def _wanted_inputs(
+    modality: str, expert: Expert, data: PairedDataModule, splits: Iterable[Split]
+) -> list[_Inputs]:
     wanted = []
     for split in splits:
         if (rows := data.rows(split)) is not None and len(positions := rows.used(modality)):
             source = rows.sources[modality]
-            wanted.append(_Inputs(split, RawReader(source, expert.transform), positions, source.keys(positions)))
+            wanted.append(
+                _Inputs(split, RawReader(source, expert.transform), positions, source.keys(positions))
+            )
     return wanted
 
 
@@ -279,7 +285,9 @@ def choose_precision(
     expert.set_precision("float32")
     expert.network.load_state_dict(state)  # what went through bfloat16 has lost digits
     expert.set_precision(chosen)
-    write_json(decision, {"precision": chosen, "seconds": seconds, "cosine_distance": distance, "device": name})
+    write_json(
+        decision, {"precision": chosen, "seconds": seconds, "cosine_distance": distance, "device": name}
+    )
 
 
 def _timed(expert: Expert, batches: list[Any], device: torch.device) -> tuple[float, list[ExpertTokens]]:
@@ -303,11 +311,16 @@ def _cosine_distance(expected: ExpertTokens, actual: ExpertTokens) -> float:
 
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_flags() & {
-            "avx512_bf16",
-            "amx_bf16",
-            "bf16",
-        } != set()
+        return (
+            bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+            and _cpu_flags()
+            & {
+                "avx512_bf16",
+                "amx_bf16",
+                "bf16",
+            }
+            != set()
+        )
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
@@ -320,7 +333,9 @@ def _cpu_flags() -> set[str]:
 
 
 def _device_name(device: torch.device) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}-{platform.machine()}"
+    name = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}-{platform.machine()}"
+    )
     if device.type == "cpu":
         name += "-bf16" if _has_bfloat16(device) else ""
     return f"{name}-torch{torch.__version__}".replace(" ", "_").replace("/", "_")

@@ -45,4 +45,3 @@ def regression() -> MetricCollection:
             "r2": R2Score(),
         }
     )
-

@@ -84,12 +84,15 @@ class CrossModalModule(LightningModule):
         self.warmup = warmup
         self.feature_store = FeatureStore(Path(feature_store)) if feature_store else None
         self.encode_batch_size = encode_batch_size
-        self.encoded: dict[str, Encoded] = {}
+        self.seconds_encoding = 0.0
         self._make_optimizer = optimizer
         self._metrics: dict[str, nn.ModuleDict] = {}
         for stage in ("val", "test"):
             metrics = nn.ModuleDict(
-                {task: head.metrics().clone(prefix=f"{stage}/{self._prefix(task)}") for task, head in self.heads}
+                {
+                    task: head.metrics().clone(prefix=f"{stage}/{self._prefix(task)}")
+                    for task, head in self.heads
+                }
             )
             self.add_module(f"{stage}_metrics", metrics)
             self._metrics[stage] = metrics
@@ -121,7 +124,7 @@ class CrossModalModule(LightningModule):
         strategy = self.trainer.strategy
 
         def report(encoded: Encoded) -> None:
-            self.encoded[encoded.modality] = encoded
+            self.seconds_encoding += encoded.seconds
             rank_zero_info(str(encoded))
 
         def store() -> None:

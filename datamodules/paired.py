@@ -222,7 +222,9 @@ class PairedDataset(Dataset[PairedBatch]):
             inputs=inputs,
             index=index,
             targets={task: target[chosen] for task, target in self.rows.targets.items()},
-            ids=self.rows.ids[rows] if isinstance(self.rows.ids, NumberedIds) else [self.rows.ids[r] for r in rows],
+            ids=self.rows.ids[rows]
+            if isinstance(self.rows.ids, NumberedIds)
+            else [self.rows.ids[r] for r in rows],
         )
 
 

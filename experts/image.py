@@ -31,7 +31,9 @@ class ImageTransform:
 
     def __init__(self, config: dict[str, Any], *, augment: bool = False) -> None:
         self.config = {
-            key: config[key] for key in ("input_size", "interpolation", "crop_pct", "crop_mode") if key in config
+            key: config[key]
+            for key in ("input_size", "interpolation", "crop_pct", "crop_mode")
+            if key in config
         }
         self.augment = augment
         # use_prefetcher leaves the pixels as they are: the expert normalises whole batches, on its device
@@ -89,7 +91,9 @@ class ImageExpert(Expert):
     ) -> None:
         network = _create(model, pretrained, sha256, image_size)
         overrides = {
-            key: value for key, value in (("img_size", image_size), ("crop_pct", crop_pct)) if value is not None
+            key: value
+            for key, value in (("img_size", image_size), ("crop_pct", crop_pct))
+            if value is not None
         }
         config = timm.data.resolve_data_config(overrides, model=network)
         self_layers = _prune(network, model, layers)
@@ -119,7 +123,9 @@ class ImageExpert(Expert):
         pixels_UCHW = inputs.to(torch.float32, memory_format=torch.channels_last)
         pixels_UCHW = pixels_UCHW.sub_(self._mean_C11).div_(self._std_C11).to(self.dtype)
         tokens_UND = _features(self.network, pixels_UCHW, self.layers, self.tokens)
-        return ExpertTokens(tokens_UND, torch.ones(tokens_UND.shape[:2], dtype=torch.bool, device=inputs.device))
+        return ExpertTokens(
+            tokens_UND, torch.ones(tokens_UND.shape[:2], dtype=torch.bool, device=inputs.device)
+        )
 
     def why_not_stored(self) -> str | None:
         """Return why the tokens cannot be kept: it is trained, or its images are augmented at random."""
@@ -132,14 +138,18 @@ class ImageExpert(Expert):
         return {**super().describe(), **settings, **norm}
 
 
-def _create(name: str, pretrained: bool | WeightsSource, sha256: str | None, image_size: int | None) -> nn.Module:
+def _create(
+    name: str, pretrained: bool | WeightsSource, sha256: str | None, image_size: int | None
+) -> nn.Module:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         raise ValueError(f"timm has no model {name!r}{hint}")
     path = locate(pretrained) if isinstance(pretrained, str) else None
     if isinstance(pretrained, str) and path is None:
-        raise FileNotFoundError(f"pretrained weights {pretrained}: no such file; an image expert takes a local file")
+        raise FileNotFoundError(
+            f"pretrained weights {pretrained}: no such file; an image expert takes a local file"
+        )
     if sha256 is not None and path is None:
         raise ValueError(f"sha256 of {name!r} needs pretrained weights that are a local file")
     if pretrained is True:

@@ -39,7 +39,9 @@ def fold_batch_norms(network: nn.Module, run: Callable[[nn.Module], Tensor]) -> 
     return folded if pairs and bool(error < FOLD_TOLERANCE) else network
 
 
-def _layers_before_batch_norms(network: nn.Module, run: Callable[[nn.Module], Tensor]) -> list[tuple[str, str]]:
+def _layers_before_batch_norms(
+    network: nn.Module, run: Callable[[nn.Module], Tensor]
+) -> list[tuple[str, str]]:
     outputs: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that its id is not given to another
     runs: dict[str, int] = {}
     pairs: list[tuple[str, str]] = []

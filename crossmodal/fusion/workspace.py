@@ -104,7 +104,9 @@ class CrossAttention(nn.Module):
     def forward(self, readers_BLD: Tensor, sources_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         """Return what the readers take in, shape (B, L, D); each row must have a source."""
         query_BHLK = self._split(self.query(self.norm_reader(readers_BLD)))
-        key_BHNK, value_BHNK = map(self._split, self.key_value(self.norm_source(sources_BND)).chunk(2, dim=-1))
+        key_BHNK, value_BHNK = map(
+            self._split, self.key_value(self.norm_source(sources_BND)).chunk(2, dim=-1)
+        )
         allowed = None if mask_BN is None else mask_BN[:, None, None, :]
         if 0 < self.top_k < sources_BND.shape[1]:
             allowed = self._winners(query_BHLK, key_BHNK, allowed)

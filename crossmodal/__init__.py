@@ -1,0 +1,27 @@
+"""Train cross-modal models from pretrained unimodal experts."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Resolved when they are asked for: `crossmodal --help` must not wait for torch.
+_WHERE = {
+    "ClassificationHead": "crossmodal.heads",
+    "ConcatFusion": "crossmodal.fusion",
+    "CrossModalModel": "crossmodal.model",
+    "CrossModalModule": "crossmodal.module",
+    "FeatureStore": "crossmodal.feature_store",
+    "MultiLabelHead": "crossmodal.heads",
+    "RegressionHead": "crossmodal.heads",
+    "WorkspaceFusion": "crossmodal.fusion",
+}
+__all__ = ["__version__", *_WHERE]  # noqa: PLE0604 - names of the table
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'crossmodal' has no attribute {name!r}")

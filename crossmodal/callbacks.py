@@ -1,0 +1,215 @@
+"""Callbacks that every run has. They observe; they never change what is learned."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from datamodules.batch import PairedBatch
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, beside the one that it replaces."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write under a temporary name, and rename."""
+        if storage_options is not None:
+            raise TypeError("checkpoints are written to a local folder, without storage options")
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for abandoned in target.parent.glob(f".{target.name}.*.tmp"):
+            abandoned.unlink(missing_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+
+
+class RandomState(Callback):
+    """Keeps the random state in the checkpoint: without it dropout differs after a resume."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all generators' states, as plain values that `weights_only` loads."""
+        name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+        version, internal, next_gauss = random.getstate()
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy": [
+                str(name),
+                torch.from_numpy(np.array(keys).astype(np.int64)),
+                position,
+                has_gauss,
+                gauss,
+            ],
+            "python": [version, list(internal), next_gauss],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the states until training starts: what comes before draws from the generators."""
+        self._loaded = state_dict
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the states."""
+        if self._loaded is None:
+            return
+        torch.set_rng_state(self._loaded["torch"].cpu())
+        if self._loaded["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([state.cpu() for state in self._loaded["cuda"]])
+        name, keys, position, has_gauss, gauss = self._loaded["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+        version, internal, next_gauss = self._loaded["python"]
+        random.setstate((version, tuple(internal), next_gauss))
+        self._loaded = None
+
+
+class Interrupted(BaseException):
+    """Ctrl-C, or a polite request to end, was answered between two batches."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signal_number).name}")
+        self.exit_status = 128 + signal_number
+
+
+class SaveOnInterrupt(Callback):
+    """On Ctrl-C or SIGTERM finishes the batch, saves `last` and ends; a second Ctrl-C ends at once.
+
+    Args:
+        last: The checkpoint to write.
+    """
+
+    def __init__(self, last: Path) -> None:
+        self.last = last
+        self._received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals over."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise Interrupted(number)
+        self._received = number
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and end, if asked to."""
+        if self._received is not None:
+            trainer.save_checkpoint(self.last)
+            raise Interrupted(self._received)
+
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+        """End, if asked to: what was learned since the last checkpoint is learned again."""
+        if self._received is not None:
+            raise Interrupted(self._received)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+
+class EpochLines(Callback):
+    """One line an epoch, where no terminal shows a progress bar."""
+
+    def __init__(self) -> None:
+        self._began = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch's figures."""
+        if trainer.is_global_zero:
+            figures = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            seconds = time.perf_counter() - self._began
+            print(
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}  {seconds:.1f} s",
+                flush=True,
+            )
+
+
+class PredictionWriter(Callback):
+    """Writes predictions to a Parquet file as they come: id, prediction, and a column for each output.
+
+    Args:
+        path: The file; it appears when all rows are in it.
+        outputs: By task the names of the outputs.
+    """
+
+    def __init__(self, path: Path, outputs: dict[str, list[str]]) -> None:
+        self.path = path
+        self.outputs = outputs
+        self.rows = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    @property
+    def _temporary(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: PairedBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Append one batch."""
+        columns: dict[str, Any] = {"id": list(batch.ids)}
+        for task, predicted in outputs.items():
+            prefix = "" if len(outputs) == 1 else f"{task}/"
+            columns[f"{prefix}prediction"] = predicted["prediction"]
+            probabilities: Tensor = predicted["probabilities"].float().cpu()
+            for name, column in zip(self.outputs[task], probabilities.unbind(-1), strict=True):
+                columns[f"{prefix}probability/{name}"] = column.numpy()
+        table = pa.table(columns)
+        if self._writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(self._temporary, table.schema)
+        self._writer.write_table(table)
+        self.rows += len(table)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the file in its place."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+            self._temporary.replace(self.path)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no half-written file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._temporary.unlink(missing_ok=True)
+
+
+def is_terminal() -> bool:
+    """Return whether somebody watches."""
+    return sys.stdout.isatty()

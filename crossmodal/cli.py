@@ -1,0 +1,135 @@
+"""The `crossmodal` command. It answers help, mistakes and `cache` before torch is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import crossmodal
+from crossmodal.preflight import UsageError, check, read_signature
+
+TRAINING = ("fit", "validate", "test", "predict")
+HELP = """\
+usage: crossmodal COMMAND [options]
+
+Train cross-modal models from pretrained unimodal experts.
+
+commands:
+  fit        train, then measure the best checkpoint     --config FILE [--ckpt_path last]
+  validate   measure a checkpoint on the validation split --config FILE --ckpt_path FILE|best|last
+  test       measure a checkpoint on the test split      --config FILE --ckpt_path FILE|best|last
+  predict    write predictions as Parquet                --config FILE --ckpt_path FILE|best|last [--output FILE]
+  cache      the feature store                           ls | verify [--delete] | rm FINGERPRINT...|--all
+
+options:
+  --help     this page; `crossmodal COMMAND --help` for a command's own
+  --version
+
+Example:
+  crossmodal fit --config configs/easy_vqa.yaml --trainer.max_epochs 3
+"""
+TRAINING_HELP = """\
+usage: crossmodal {command} --config FILE [--KEY VALUE ...]
+
+{summary}
+
+Any key of the YAML can be given on the command line, and wins:
+  --config FILE            a complete experiment: experts, data, model, trainer
+  --ckpt_path WHAT         a checkpoint file, `best` or `last` of the newest run of this name
+  --name NAME              of the experiment; by default the file's name; runs go to runs/NAME/VERSION
+  --runs FOLDER            of all runs (runs)
+  --seed_everything N      the seed (0)
+  --experts.MODALITY.init_args.KEY VALUE
+  --data.init_args.KEY VALUE
+  --model.KEY VALUE        {model}
+  --trainer.KEY VALUE      {trainer}
+{extra}
+  --print_config           the complete configuration, with every default
+  --help.all               every key with its type and meaning (takes some seconds)
+"""
+SUMMARIES = {
+    "fit": "Train; then measure the best checkpoint on the validation and the test split. With --ckpt_path last\n"
+    "a run that was interrupted or killed goes on at the next batch.",
+    "validate": "Measure a checkpoint on the validation split.",
+    "test": "Measure a checkpoint on the test split.",
+    "predict": "Write a Parquet file: id, prediction, probability of each class.",
+}
+
+
+def main() -> int:
+    """Run the command of `sys.argv`; return the exit status."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(HELP)
+        return 0
+    if arguments[0] == "--version":
+        print(crossmodal.__version__)
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    if command == "cache":
+        from crossmodal import cache_cli
+
+        return cache_cli.main(rest)
+    if command not in TRAINING:
+        sys.stderr.write(
+            f"crossmodal: error: no command {command!r}; there are {', '.join(TRAINING)} and cache\n"
+        )
+        return 2
+    # an experiment may name classes that lie beside it
+    sys.path.insert(0, str(Path.cwd()))
+    if not rest or rest[0] in ("-h", "--help"):
+        sys.stdout.write(_training_help(command))
+        return 0
+    try:
+        if "--help.all" in rest:
+            sys.argv = [sys.argv[0], command, "--help"]
+        else:
+            check(command, rest)
+    except UsageError as error:
+        sys.stderr.write(f"crossmodal: error: {error}\n")
+        return 2
+    _keep_out_of_home()
+    # wandb's own lines come from another process, after the last of ours; where the run lies is ours to say
+    os.environ.setdefault("WANDB_SILENT", "true")
+    from crossmodal import training_cli
+
+    return training_cli.main()
+
+
+def _training_help(command: str) -> str:
+    from crossmodal.preflight import MODEL, TRAINER
+
+    model = [key for key in read_signature(MODEL).annotations if key not in ("experts", "outputs")]
+    trainer = list(read_signature(TRAINER).annotations)
+    return TRAINING_HELP.format(
+        command=command,
+        summary=SUMMARIES[command],
+        model=_wrapped(model),
+        trainer=_wrapped(trainer),
+        extra="  --output FILE            by default predictions.parquet in the run's folder\n"
+        if command == "predict"
+        else "",
+    ).replace("\n\n  --print", "\n  --print")
+
+
+def _wrapped(keys: list[str]) -> str:
+    import textwrap
+
+    return textwrap.fill(", ".join(keys), width=110, initial_indent="", subsequent_indent=" " * 27)
+
+
+def _keep_out_of_home() -> None:
+    """Let libraries that write to the home folder write elsewhere where it cannot be written."""
+    home = Path.home()
+    if os.access(home, os.W_OK):
+        return
+    import tempfile
+
+    fallback = Path(tempfile.gettempdir()) / f"crossmodal-{os.getuid()}"
+    for variable in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "MPLCONFIGDIR", "HF_HOME"):
+        os.environ.setdefault(variable, str(fallback / variable.lower()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,469 @@
+"""Checks a command line and its YAML in a moment, before anything heavy is imported.
+
+Importing torch, Lightning and timm takes seconds; a misspelt key should not. Signatures are read from the
+classes' source, never by importing it. What cannot be decided so is left to the real parser, which has the
+last word: everything that is refused here would be refused there.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import difflib
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+MODEL = "crossmodal.module.CrossModalModule"
+TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
+# where a class that is named without its module may live
+SHORT_NAMES = (
+    "pytorch_lightning.callbacks",
+    "pytorch_lightning.loggers",
+    "pytorch_lightning.strategies",
+    "pytorch_lightning.profilers",
+    "torch.optim",
+)
+OWN_KEYS = ("experts", "data", "model", "trainer", "seed_everything", "name", "runs")
+CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
+Verdict = Literal["right", "wrong", "unknown"]
+
+
+class UsageError(Exception):
+    """What a user has to change, in one message."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a class takes.
+
+    Args:
+        annotations: By argument; None where there is none.
+        is_open: It may take more than could be read.
+    """
+
+    annotations: dict[str, Annotation]
+    is_open: bool
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A type annotation, and the module in which its names mean something."""
+
+    node: ast.expr | None
+    module: Module
+
+
+@dataclass
+class Module:
+    """A module's source: what it defines and what it imports."""
+
+    name: str
+    classes: dict[str, ast.ClassDef] = field(default_factory=dict)
+    functions: set[str] = field(default_factory=set)
+    assigned: dict[str, ast.expr] = field(default_factory=dict)
+    imported: dict[str, str] = field(default_factory=dict)
+    is_dynamic: bool = False
+
+
+def check(subcommand: str, arguments: list[str]) -> None:
+    """Check a subcommand's arguments.
+
+    Raises:
+        UsageError: Something is certainly wrong; the message names the key and the file.
+    """
+    config: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    options = list(_options(arguments))
+    files = [value for key, value in options if key in ("config", "c")]
+    for name in files:
+        if name in (None, ""):
+            raise UsageError("--config wants a file")
+        for key, value in _read_yaml(Path(str(name))).items():
+            config[key] = value
+            origins[key] = str(name)
+    for key, value in options:
+        if key not in ("config", "c", "print_config") and not key.endswith("help"):
+            _override(config, key, value)
+            origins[key] = "the command line"
+    if files or options:
+        _Checker(subcommand, config, origins).run()
+
+
+def _options(arguments: list[str]) -> Iterator[tuple[str, Any]]:
+    position = 0
+    while position < len(arguments):
+        argument = arguments[position]
+        position += 1
+        if not argument.startswith("-") or argument == "-":
+            raise UsageError(f"unexpected argument {argument!r}; options look like --trainer.max_epochs 3")
+        key, has_value, value = argument.lstrip("-").partition("=")
+        if not has_value:
+            following = arguments[position] if position < len(arguments) else None
+            if following is None or following.startswith("--"):
+                yield key, None
+                continue
+            value = following
+            position += 1
+        yield key, value
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise UsageError(f"{path}: no such file{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise UsageError(f"{path}{where}: no valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(config, dict):
+        raise UsageError(
+            f"{path}: expected keys such as experts, data, model and trainer, found {_kind(config)}"
+        )
+    return config
+
+
+def _override(config: dict[str, Any], key: str, value: Any) -> None:
+    try:
+        parsed = yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        parsed = value
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = config.get(parent)
+        if not isinstance(child, dict):
+            child = config[parent] = {}
+        config = child
+    config[last.removesuffix("+")] = parsed
+
+
+class _Checker:
+    def __init__(self, subcommand: str, config: dict[str, Any], origins: dict[str, str]) -> None:
+        self.config = config
+        self.origins = origins
+        method = read_signature(TRAINER, subcommand)
+        skipped = {"self", "model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
+        self.method = {key: value for key, value in method.annotations.items() if key not in skipped}
+        self.own_keys = (*OWN_KEYS, *(("output",) if subcommand == "predict" else ()))
+
+    def run(self) -> None:
+        known = [*self.own_keys, *self.method]
+        for key, value in self.config.items():
+            if key not in known:
+                self.fail(key, f"unknown key {key!r}{_near(key, known)}")
+            if key == "experts":
+                self.check_experts(value)
+            elif key == "data":
+                self.check_class(value, key)
+            elif key in ("model", "trainer"):
+                self.check_group(read_signature(MODEL if key == "model" else TRAINER), value, key)
+            elif key in self.method:
+                self.check_value(self.method[key], value, key)
+        if missing := [key for key in ("experts", "data", "model") if key not in self.config]:
+            raise UsageError(f"missing {', '.join(missing)}: give a whole experiment with --config FILE")
+        checkpoint = self.config.get("ckpt_path")
+        if (
+            isinstance(checkpoint, str)
+            and checkpoint not in ("last", "best")
+            and not Path(checkpoint).is_file()
+        ):
+            self.fail("ckpt_path", f"ckpt_path {checkpoint}: no such file")
+
+    def fail(self, path: str, message: str) -> None:
+        parts = path.split(".")
+        for length in range(len(parts), 0, -1):
+            if origin := self.origins.get(".".join(parts[:length])):
+                raise UsageError(f"{origin}: {message}")
+        raise UsageError(message)
+
+    def check_experts(self, value: Any) -> None:
+        if not isinstance(value, dict) or not value:
+            self.fail("experts", f"experts: expected an expert for each modality, found {_kind(value)}")
+        for modality, spec in value.items():
+            self.check_class(spec, f"experts.{modality}")
+
+    def check_class(self, spec: Any, path: str) -> None:
+        if isinstance(spec, str):
+            spec = {"class_path": spec}
+        if not isinstance(spec, dict) or "class_path" not in spec:
+            if isinstance(spec, dict) and self.origins.keys() & {
+                f"{path}.{key}" for key in ("init_args", *spec)
+            }:
+                return  # an override of one argument, whose class is the parser's to know
+            self.fail(path, f"{path}: expected class_path and init_args, found {_kind(spec)}")
+        if extra := spec.keys() - CLASS_KEYS:
+            key = sorted(extra)[0]
+            self.fail(path, f"unknown key '{path}.{key}'; arguments of the class go under init_args")
+        class_path = spec["class_path"]
+        if not isinstance(class_path, str):
+            self.fail(path, f"{path}.class_path: expected a class, found {_kind(class_path)}")
+        try:
+            signature = read_signature(class_path)
+        except LookupError as error:
+            self.fail(path, f"{path}.class_path: {error.args[0]}")
+        self.check_group(signature, spec.get("init_args") or {}, f"{path}.init_args")
+
+    def check_group(self, signature: Signature, values: Any, path: str) -> None:
+        if not isinstance(values, dict):
+            self.fail(path, f"{path}: expected keys and values, found {_kind(values)}")
+        for key, value in values.items():
+            name = f"{path}.{key}"
+            if key in signature.annotations:
+                self.check_value(signature.annotations[key], value, name)
+            elif not signature.is_open:
+                self.fail(name, f"unknown key {name!r}{_near(str(key), signature.annotations)}")
+
+    def check_value(self, annotation: Annotation, value: Any, path: str) -> None:
+        if annotation.node is None:
+            return
+        if self.judge(annotation.node, annotation.module, value, path) == "wrong":
+            self.fail(path, f"{path}: expected {ast.unparse(annotation.node)}, found {_kind(value)}")
+
+    def judge(self, node: ast.expr, module: Module, value: Any, path: str) -> Verdict:
+        match node:
+            case ast.Constant(value=None):
+                return "right" if value is None else "wrong"
+            case ast.Constant(value=str() as text):
+                return self.judge(ast.parse(text, mode="eval").body, module, value, path)
+            case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+                return _any(self.judge(part, module, value, path) for part in (left, right))
+            case ast.Subscript(value=ast.Name(id=outer), slice=inner):
+                return self.judge_generic(outer, inner, module, value, path)
+            case ast.Name(id=name):
+                return self.judge_name(name, module, value, path)
+        return "unknown"
+
+    def judge_generic(self, outer: str, inner: ast.expr, module: Module, value: Any, path: str) -> Verdict:
+        parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+        match outer:
+            case "Optional":
+                return "right" if value is None else self.judge(inner, module, value, path)
+            case "Union":
+                return _any(self.judge(part, module, value, path) for part in parts)
+            case "Literal":
+                options = [part.value for part in parts if isinstance(part, ast.Constant)]
+                return "right" if value in options else "wrong"
+            case "list" | "List":
+                if not isinstance(value, list):
+                    return "unknown" if isinstance(value, str | dict) else "wrong"
+                for number, item in enumerate(value):
+                    if self.judge(inner, module, item, f"{path}[{number}]") == "wrong":
+                        return "wrong"
+                return "right"
+            case "dict" | "Dict":
+                if not isinstance(value, dict):
+                    return "unknown" if isinstance(value, str) else "wrong"
+                for key, item in value.items():
+                    self.check_value(Annotation(parts[-1], module), item, f"{path}.{key}")
+                return "right"
+            case "Callable":
+                if isinstance(value, dict | str):
+                    self.check_class(value, path)
+                    return "right"
+                return "unknown" if value is None else "wrong"
+        return "unknown"
+
+    def judge_name(self, name: str, module: Module, value: Any, path: str) -> Verdict:
+        if name in ("int", "float", "bool", "str"):
+            return _judge_scalar(name, value)
+        if name in module.assigned and name not in module.classes:
+            self.check_alias(name, module, value, path)
+            return self.judge(module.assigned[name], module, value, path)
+        if name in module.imported:
+            owner, _, original = module.imported[name].rpartition(".")
+            if (source := read_module(owner)) and original in source.assigned:
+                return self.judge_name(original, source, value, path)
+        if isinstance(value, dict) and "class_path" in value:
+            self.check_class(value, path)
+            return "right"
+        return "unknown"
+
+    def check_alias(self, name: str, module: Module, value: Any, path: str) -> None:
+        """Let a module that names a kind of value, such as WeightsSource, check it: `check_weights_source`."""
+        function = "check_" + re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+        if function in module.functions:
+            try:
+                getattr(importlib.import_module(module.name), function)(value)
+            except (ValueError, OSError) as error:
+                self.fail(path, f"{path}: {error}")
+
+
+def _any(verdicts: Iterable[Verdict]) -> Verdict:
+    found = set(verdicts)
+    return "right" if "right" in found else "unknown" if "unknown" in found else "wrong"
+
+
+def _judge_scalar(name: str, value: Any) -> Verdict:
+    if name == "str":
+        return "right" if isinstance(value, str) else "wrong" if isinstance(value, dict | list) else "unknown"
+    if isinstance(value, dict | list) or value is None:
+        return "wrong"
+    if name == "bool":
+        return "right" if isinstance(value, bool) else "wrong"
+    if isinstance(value, bool):
+        return "wrong"
+    try:  # YAML reads 1e-3 as a string; the parser does not
+        number = float(value)
+    except ValueError:
+        return "wrong"
+    return "right" if name == "float" or number.is_integer() else "wrong"
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "keys and values", list: "a list", type(None): "nothing"}
+    return names.get(type(value)) or f"{type(value).__name__} {value!r}"
+
+
+def _near(key: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+
+
+@lru_cache(maxsize=None)
+def read_signature(class_path: str, method: str = "__init__") -> Signature:
+    """Read a class's signature from its source.
+
+    Raises:
+        LookupError: There is no such module or class, with the nearest names.
+    """
+    if "." not in class_path:
+        class_path = _full_path(class_path)
+    module_name, _, class_name = class_path.rpartition(".")
+    module = read_module(module_name)
+    if module is None:
+        raise LookupError(f"no module {module_name!r}{_near_module(module_name)}")
+    if class_name in module.classes:
+        return _signature_of(module, module.classes[class_name], method)
+    if class_name in module.imported:
+        try:
+            return read_signature(module.imported[class_name], method)
+        except LookupError:
+            return Signature({}, is_open=True)
+    if module.is_dynamic or class_name in module.assigned or class_name in module.functions:
+        return Signature({}, is_open=True)
+    known = [name for name in (*module.classes, *module.imported) if name[0].isupper()]
+    raise LookupError(f"{module_name} has no class {class_name!r}{_near(class_name, known)}")
+
+
+def _signature_of(module: Module, node: ast.ClassDef, method: str) -> Signature:
+    for statement in node.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == method:
+            arguments = statement.args
+            named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs][1:]
+            own = {argument.arg: Annotation(argument.annotation, module) for argument in named}
+            if arguments.kwarg is None:
+                return Signature(own, is_open=False)
+            inherited = _inherited(module, node, method)
+            return Signature({**inherited.annotations, **own}, inherited.is_open)
+    return _inherited(module, node, method)
+
+
+def _inherited(module: Module, node: ast.ClassDef, method: str) -> Signature:
+    annotations: dict[str, Annotation] = {}
+    is_open = not node.bases
+    for base in node.bases:
+        if isinstance(base, ast.Name) and base.id in module.classes:
+            signature = _signature_of(module, module.classes[base.id], method)
+        elif isinstance(base, ast.Name) and base.id in module.imported:
+            try:
+                signature = read_signature(module.imported[base.id], method)
+            except LookupError:
+                signature = Signature({}, is_open=True)
+        else:
+            signature = Signature({}, is_open=True)
+        if signature.annotations and not signature.is_open:
+            return signature  # the first base that has the method
+        annotations.update(signature.annotations)
+        is_open = is_open or signature.is_open
+    return Signature(annotations, is_open)
+
+
+@lru_cache(maxsize=None)
+def read_module(name: str) -> Module | None:
+    """Read a module's source, without importing it; None if there is none."""
+    path = _module_path(name)
+    if path is None:
+        return None
+    module = Module(name)
+    if path.suffix != ".py":
+        module.is_dynamic = True
+        return module
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        match node:
+            case ast.ClassDef():
+                module.classes[node.name] = node
+            case ast.FunctionDef():
+                module.functions.add(node.name)
+                module.is_dynamic = module.is_dynamic or node.name == "__getattr__"
+            case ast.Assign(targets=[ast.Name(id=target)], value=value):
+                module.assigned[target] = value
+            case ast.AnnAssign(target=ast.Name(id=target), value=ast.expr() as value):
+                module.assigned[target] = value
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = (
+                ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            )
+            source = ".".join(part for part in (base, node.module) if part)
+            for alias in node.names:
+                module.is_dynamic = module.is_dynamic or alias.name == "*"
+                module.imported[alias.asname or alias.name] = f"{source}.{alias.name}"
+    return module
+
+
+def _module_path(name: str) -> Path | None:
+    top, *rest = name.split(".")
+    if not top or hasattr(builtins, top):
+        return None
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin else None
+    for location in spec.submodule_search_locations or ():
+        base = Path(location).joinpath(*rest)
+        for candidate in (base.with_name(base.name + ".py"), base / "__init__.py"):
+            if candidate.is_file():
+                return candidate
+        if base.is_dir() or list(base.parent.glob(f"{base.name}.*.so")):
+            return base
+    return None
+
+
+def _near_module(name: str) -> str:
+    parent, _, last = name.rpartition(".")
+    folder = _module_path(parent) if parent else None
+    if folder is None:
+        return _near(name, ["experts", "datamodules", "crossmodal", "pytorch_lightning", "torch"])
+    return _near(last, sorted(path.stem for path in folder.parent.glob("*.py") if path.stem != "__init__"))
+
+
+def _full_path(class_name: str) -> str:
+    known: dict[str, str] = {}
+    for module_name in SHORT_NAMES:
+        if module := read_module(module_name):
+            known.update({name: path for name, path in module.imported.items() if name[0].isupper()})
+    if class_name not in known:
+        near = difflib.get_close_matches(class_name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise LookupError(
+            f"no class {class_name!r}{hint} (give its module too, as in experts.image.ImageExpert)"
+        )
+    return known[class_name]

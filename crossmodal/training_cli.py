@@ -1,0 +1,320 @@
+"""The LightningCLI behind `crossmodal fit | validate | test | predict`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+from rich.table import Table
+
+from crossmodal.callbacks import (
+    AtomicCheckpointIO,
+    EpochLines,
+    Interrupted,
+    PredictionWriter,
+    RandomState,
+    SaveOnInterrupt,
+    is_terminal,
+)
+from crossmodal.module import CrossModalModule
+from crossmodal.run_folder import RunFolder, RunLogger
+from datamodules.paired import PairedDataModule
+from experts.base import Expert
+
+TRACEBACK = "CROSSMODAL_TRACEBACK"
+CHATTER = (
+    "💡",
+    "GPU available",
+    "TPU available",
+    "HPU available",
+    "Seed set",
+    "`Trainer.fit` stopped",
+    "Restor",
+    "Loaded model weights",
+    "Loading `train_dataloader`",
+)
+# said of choices that are made on purpose here
+EXPECTED_WARNINGS = (
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+    ".*module\\(s\\) in eval mode at the start of training.*",
+    ".*does not have many workers.*",
+    ".*Experiment logs directory .* exists and is not empty.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*number of training batches .* is smaller than the logging interval.*",
+    ".*`_get_vc_` method.*",
+    ".*dirpath has changed from.*",
+)
+
+
+class Parser(LightningArgumentParser):
+    """Answers a mistake with one message."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print it and exit with status 2."""
+        if os.environ.get(TRACEBACK) and ex is not None:
+            raise ex
+        sys.stderr.write(f"crossmodal: error: {message}\n")
+        sys.exit(2)
+
+
+class TrainingCLI(LightningCLI):
+    """One experiment from its YAML: experts, data, model, trainer."""
+
+    def __init__(self) -> None:
+        self.run_folder: RunFolder | None = None
+        super().__init__(
+            CrossModalModule,
+            PairedDataModule,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the keys that stand beside model, data and trainer, and link them."""
+        parser.add_argument(
+            "--experts", type=dict[str, Expert], required=True, help="An expert for each modality."
+        )
+        parser.add_argument("--name", type=str | None, help="Of the experiment; by default the file's name.")
+        parser.add_argument("--runs", type=str, default="runs", help="The folder of all runs.")
+        parser.link_arguments("experts", "model.experts")
+        parser.link_arguments("data.outputs", "model.outputs", apply_on="instantiate")
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument(
+                "--output", type=str | None, help="Parquet file; by default in the run's folder."
+            )
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the checkpoint's settings override the configuration, without a word
+        return
+
+    @property
+    def settings(self) -> Any:
+        """The subcommand's part of the configuration."""
+        return self.config[self.subcommand]
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint and the run's folder."""
+        settings = self.settings
+        if settings.name is None:
+            files = [Path(str(path)) for path in settings.config or []]
+            settings.name = files[-1].stem if files else "experiment"
+        settings.ckpt_path = self._find_checkpoint(settings)
+
+    def _find_checkpoint(self, settings: Any) -> str | None:
+        given = settings.ckpt_path
+        if given in ("last", "best"):
+            run = RunFolder.latest(Path(settings.runs), settings.name)
+            found = run.checkpoint(given) if run is not None else None
+            if found is None or not found.exists():
+                if self.subcommand != "fit":
+                    raise ValueError(
+                        f"no {given} checkpoint of {settings.name!r} in {settings.runs}; fit it first"
+                    )
+                # killed before its first checkpoint: it begins again, in the same folder
+                self.run_folder = run
+                where = run.path if run is not None else Path(settings.runs) / settings.name
+                print(f"no checkpoint in {where} yet: starting from the beginning", flush=True)
+                return None
+            given = str(found)
+        if given is None and self.subcommand != "fit":
+            raise ValueError(f"crossmodal {self.subcommand} needs --ckpt_path: a file, best or last")
+        if given is not None:
+            self.run_folder = RunFolder.of_checkpoint(Path(given))
+        return given
+
+    def instantiate_classes(self) -> None:
+        """Build data and model once; the experts live in the model, their transforms go to the data."""
+        config = self.config.clone()
+        del config[self.subcommand]["experts"]
+        self.config_init = self.parser.instantiate_classes(config)
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.datamodule.connect(
+            {modality: expert.transform for modality, expert in self.model.experts.items()}
+        )
+        self.trainer = self.instantiate_trainer()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer with the run's loggers, callbacks and checkpoints."""
+        settings = self._get(self.config_init, "trainer")
+        keeps = self.subcommand == "fit" and not settings.fast_dev_run
+        if keeps:
+            self.run_folder = self._folder_to_fit_in()
+        callbacks = [RandomState()]
+        if keeps:
+            assert self.run_folder is not None
+            callbacks.append(SaveOnInterrupt(self.run_folder.checkpoint("last")))
+        own = settings.callbacks if isinstance(settings.callbacks, list) else [settings.callbacks]
+        if settings.enable_progress_bar is None and not any(
+            isinstance(callback, ProgressBar) for callback in own
+        ):
+            if is_terminal():
+                callbacks.append(RichProgressBar())
+            else:
+                settings.enable_progress_bar = False
+                callbacks.append(EpochLines())
+        plugins = settings.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        kwargs["logger"] = self._loggers(settings.logger) if keeps else False
+        if not keeps:
+            kwargs["enable_checkpointing"] = None
+            settings.callbacks = [callback for callback in own if not isinstance(callback, ModelCheckpoint)]
+            settings.callbacks = [callback for callback in settings.callbacks if callback is not None]
+        return super().instantiate_trainer(**kwargs) if not callbacks else self._with(callbacks, kwargs)
+
+    def _with(self, callbacks: list[Any], kwargs: dict[str, Any]) -> Trainer:
+        return self._instantiate_trainer({**self._get(self.config_init, "trainer"), **kwargs}, callbacks)
+
+    def _folder_to_fit_in(self) -> RunFolder:
+        """Go on in the checkpoint's run, if it is a run of this experiment; else begin a new one."""
+        parent = Path(self.settings.runs) / self.settings.name
+        if self.run_folder is not None and self.run_folder.path.resolve().parent == parent.resolve():
+            return RunFolder(parent / self.run_folder.path.name)
+        return RunFolder.new(Path(self.settings.runs), self.settings.name)
+
+    def _loggers(self, given: Any) -> list[Logger] | bool:
+        assert self.run_folder is not None
+        step = 0
+        if self.settings.ckpt_path is not None:
+            step = torch.load(self.settings.ckpt_path, map_location="cpu", weights_only=True)["global_step"]
+        loggers: list[Logger] = [RunLogger(self.run_folder, first_step=step)]
+        for logger in given if isinstance(given, list) else [given]:
+            if isinstance(logger, WandbLogger):
+                name = f"{self.settings.name}-{self.run_folder.path.name}"
+                logger._save_dir = str(self.run_folder.path)
+                logger._wandb_init.update(dir=str(self.run_folder.path))
+                logger._name = logger._wandb_init["name"] = logger._wandb_init.get("name") or name
+            if isinstance(logger, Logger):
+                loggers.append(logger)
+        return loggers
+
+    def fit(self, **kwargs: Any) -> None:
+        """Fit; then measure the best checkpoint on the validation and the test split, and write it down."""
+        began = time.perf_counter()
+        if self.run_folder is not None and not self.trainer.fast_dev_run:
+            self._save_config()
+            print(f"run: {self.run_folder.path}", flush=True)
+        self.trainer.fit(**{**kwargs, "weights_only": True})
+        if self.trainer.fast_dev_run or self.run_folder is None:
+            return
+        fit_seconds = time.perf_counter() - began
+        best = next(
+            (c.best_model_path for c in self.trainer.checkpoint_callbacks if getattr(c, "monitor", None)),
+            None,
+        )
+        figures: dict[str, Any] = {"epoch": self.trainer.current_epoch, "step": self.trainer.global_step}
+        for split in ("val", "test"):
+            if self.datamodule.rows(split) is not None:
+                figures.update(self._measure(split, best or None))
+        figures |= {
+            "seconds/fit": round(fit_seconds, 3),
+            "seconds/encode": round(self.model.seconds_encoding, 3),
+        }
+        path = self.run_folder.write("metrics.json", figures)
+        _print_figures(figures, {"checkpoints": path.parent / "checkpoints", "figures": path})
+
+    def _measure(self, split: str, checkpoint: str | None) -> dict[str, float]:
+        evaluate = self.trainer.validate if split == "val" else self.trainer.test
+        # the best checkpoint's weights are loaded here, or those that training ended with are used
+        (figures,) = evaluate(
+            self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True
+        )
+        return dict(figures)
+
+    def _save_config(self) -> None:
+        assert self.run_folder is not None
+        config = self.settings.clone()
+        config.ckpt_path = None  # running the file again begins anew
+        config.pop("config", None)
+        self._parser(self.subcommand).save(
+            config, str(self.run_folder.config), skip_none=False, overwrite=True, multifile=False
+        )
+
+    def validate(self, **kwargs: Any) -> None:
+        """Measure a checkpoint on the validation split."""
+        self._evaluate("val", "validate.json", kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        """Measure a checkpoint on the test split."""
+        self._evaluate("test", "test.json", kwargs)
+
+    def _evaluate(self, split: str, file_name: str, kwargs: dict[str, Any]) -> None:
+        figures = self._measure(split, kwargs["ckpt_path"])
+        assert self.run_folder is not None
+        _print_figures(figures, {"figures": self.run_folder.write(file_name, figures)})
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write a checkpoint's predictions."""
+        assert self.run_folder is not None
+        path = Path(self.settings.output or self.run_folder.path / "predictions.parquet")
+        writer = PredictionWriter(path, self.model.outputs)
+        self.trainer.callbacks.append(writer)
+        self.trainer.predict(**{**kwargs, "return_predictions": False, "weights_only": True})
+        print(f"{writer.rows:,} predictions in {path}")
+
+
+def _print_figures(figures: dict[str, Any], paths: dict[str, Path]) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for name, path in paths.items():
+        console.print(f"{name}: {path}", highlight=False)
+
+
+def _tame_chatter() -> None:
+    for pattern in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", pattern)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: not record.getMessage().lstrip().startswith(CHATTER))
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(lambda record: not record.getMessage().lstrip().startswith(CHATTER))
+
+
+def main() -> int:
+    """Run the subcommand of `sys.argv`; return the exit status."""
+    _tame_chatter()
+    try:
+        TrainingCLI()
+    except Interrupted as interrupted:
+        _say_how_to_go_on(str(interrupted))
+        return interrupted.exit_status
+    except KeyboardInterrupt:
+        _say_how_to_go_on("interrupted")
+        return 130
+    except (ValueError, OSError, MisconfigurationException) as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        sys.stderr.write(f"crossmodal: error: {error}\n")
+        return 1
+    return 0
+
+
+def _say_how_to_go_on(what: str) -> None:
+    arguments = " ".join(argument for argument in sys.argv[1:] if not argument.startswith("--ckpt_path"))
+    hint = f"; go on with:\n  crossmodal {arguments} --ckpt_path last" if sys.argv[1:2] == ["fit"] else ""
+    sys.stderr.write(f"\n{what}{hint}\n")
