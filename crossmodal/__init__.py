@@ -18,7 +18,7 @@ _WHERE = {
     "RegressionHead": "crossmodal.heads",
     "WorkspaceFusion": "crossmodal.fusion",
 }
-__all__ = ["__version__", *_WHERE]  # noqa: PLE0604 - names of the table
+__all__ = ["__version__", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:

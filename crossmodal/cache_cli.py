@@ -14,9 +14,7 @@ from crossmodal.feature_files import Entry, entries, remove
 def main(arguments: list[str]) -> int:
     """Run one of the commands; return the exit status: 1 where something is damaged or not found."""
     parser = argparse.ArgumentParser(prog="crossmodal cache", description="What the feature store holds.")
-    parser.add_argument(
-        "--root", type=Path, default=Path("runs/features"), help="the store's folder (runs/features)"
-    )
+    parser.add_argument("--root", type=Path, default=Path("runs/features"), help="the store's folder (runs/features)")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("ls", help="list what is stored")
     verify = commands.add_parser("verify", help="read every byte and compare it with its digest")
@@ -50,9 +48,7 @@ def _show(found: list[Entry], root: Path, console: Console) -> None:
         description = entry.description
         expert = " ".join(str(description[key]) for key in ("class", "model") if key in description)
         size = f"{entry.num_bytes / 1e6:.1f}"
-        table.add_row(
-            entry.folder.name, expert, str(description.get("precision", "")), f"{entry.inputs:,}", size
-        )
+        table.add_row(entry.folder.name, expert, str(description.get("precision", "")), f"{entry.inputs:,}", size)
     console.print(table)
 
 
@@ -65,14 +61,10 @@ def _rm(root: Path, fingerprints: list[str], everything: bool, console: Console)
     for prefix in [""] if everything else fingerprints:
         chosen = [entry for entry in found if entry.folder.name.startswith(prefix)]
         if len(chosen) != 1 and not everything:
-            console.print(
-                f"{prefix}: {'nothing is' if not chosen else f'{len(chosen)} are'} stored under this name"
-            )
+            console.print(f"{prefix}: {'nothing is' if not chosen else f'{len(chosen)} are'} stored under this name")
             status = 1
             continue
         for entry in chosen:
             remove(entry.folder)
-            console.print(
-                f"deleted {entry.folder.name}: {entry.inputs:,} inputs, {entry.num_bytes / 1e6:.1f} MB"
-            )
+            console.print(f"deleted {entry.folder.name}: {entry.inputs:,} inputs, {entry.num_bytes / 1e6:.1f} MB")
     return status

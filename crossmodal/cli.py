@@ -72,12 +72,10 @@ def main() -> int:
 
         return cache_cli.main(rest)
     if command not in TRAINING:
-        sys.stderr.write(
-            f"crossmodal: error: no command {command!r}; there are {', '.join(TRAINING)} and cache\n"
-        )
+        sys.stderr.write(f"crossmodal: error: no command {command!r}; there are {', '.join(TRAINING)} and cache\n")
         return 2
-    # an experiment may name classes that lie beside it
-    sys.path.insert(0, str(Path.cwd()))
+    # an experiment may name classes that lie in this folder; last, so that none of them hides one of ours
+    sys.path.append(str(Path.cwd()))
     if not rest or rest[0] in ("-h", "--help"):
         sys.stdout.write(_training_help(command))
         return 0

@@ -6,13 +6,12 @@ Legend: U inputs.
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,6 @@ from experts.base import Expert, ExpertTokens
 
 FLUSH_SECONDS = 10.0  # at most so much work is lost when encoding is killed
 TRIAL_BATCHES = 3
-FASTER = 1.2  # bfloat16 must be worth it
 CLOSE = 1e-2  # the largest cosine distance between an input's tokens in bfloat16 and in float32
 
 
@@ -53,9 +51,7 @@ class Encoded:
     def __str__(self) -> str:
         if self.reason:
             return f"{self.modality}: not stored, {self.reason}"
-        rate = (
-            f" in {self.seconds:.1f} s, {self.encoded / self.seconds:,.0f} inputs/s" if self.encoded else ""
-        )
+        rate = f" in {self.seconds:.1f} s, {self.encoded / self.seconds:,.0f} inputs/s" if self.encoded else ""
         return (
             f"{self.modality}: {self.encoded:,} inputs encoded{rate}, {self.reused:,} reused from the feature "
             f"store ({self.precision})"
@@ -196,16 +192,12 @@ class _Inputs:
     keys: NDArray[np.bytes_]
 
 
-def _wanted_inputs(
-    modality: str, expert: Expert, data: PairedDataModule, splits: Iterable[Split]
-) -> list[_Inputs]:
+def _wanted_inputs(modality: str, expert: Expert, data: PairedDataModule, splits: Iterable[Split]) -> list[_Inputs]:
     wanted = []
     for split in splits:
         if (rows := data.rows(split)) is not None and len(positions := rows.used(modality)):
             source = rows.sources[modality]
-            wanted.append(
-                _Inputs(split, RawReader(source, expert.transform), positions, source.keys(positions))
-            )
+            wanted.append(_Inputs(split, RawReader(source, expert.transform), positions, source.keys(positions)))
     return wanted
 
 
@@ -251,15 +243,17 @@ def choose_precision(
 ) -> None:
     """Settle `precision: auto` by a short trial on real inputs, and remember it beside the store.
 
-    bfloat16 is chosen where it is at least 1.2 times as fast and no input's tokens are further than 1e-2, as
-    cosine distance, from float32's. The choice is kept for each expert and device, so that a later run makes
-    the same one.
+    bfloat16 is chosen where the device has units for it and no input's tokens are further than 1e-2, as cosine
+    distance, from float32's. Time is not measured: near a tie the same command would choose now one and now
+    the other, and give other figures.
     """
     if expert.precision != "auto":
         expert.set_precision(expert.precision)
         return
-    name = _device_name(device)
-    decision = store.root / "precision" / f"{expert.fingerprint('float32')}-{name}.json"
+    if not _has_bfloat16(device):
+        expert.set_precision("float32")
+        return
+    decision = store.root / "precision" / f"{expert.fingerprint('float32')}.json"
     if decision.exists():
         expert.set_precision(json.loads(decision.read_text())["precision"])
         return
@@ -270,38 +264,15 @@ def choose_precision(
     ]
     expert.to(device)
     state = {key: value.clone() for key, value in expert.network.state_dict().items()}
-    seconds: dict[str, float] = {}
-    tokens: dict[str, list[ExpertTokens]] = {}
-    candidates: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
-    for precision in candidates if _has_bfloat16(device) else candidates[:1]:
-        expert.set_precision(precision)
-        seconds[precision], tokens[precision] = _timed(expert, batches, device)
-    chosen: Literal["float32", "bfloat16"] = "float32"
-    distance = 0.0
-    if "bfloat16" in seconds:
-        distance = max(map(_cosine_distance, tokens["float32"], tokens["bfloat16"]))
-        if seconds["float32"] > FASTER * seconds["bfloat16"] and distance < CLOSE:
-            chosen = "bfloat16"
-    expert.set_precision("float32")
-    expert.network.load_state_dict(state)  # what went through bfloat16 has lost digits
-    expert.set_precision(chosen)
-    write_json(
-        decision, {"precision": chosen, "seconds": seconds, "cosine_distance": distance, "device": name}
-    )
-
-
-def _timed(expert: Expert, batches: list[Any], device: torch.device) -> tuple[float, list[ExpertTokens]]:
     with torch.inference_mode():
-        tokens = [expert(batch) for batch in batches]
-        times = []
-        for _ in range(2):
-            began = time.perf_counter()
-            for batch in batches:
-                expert(batch)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - began)
-    return min(times), tokens
+        expert.set_precision("float32")
+        expected = [expert(batch) for batch in batches]
+        expert.set_precision("bfloat16")
+        distance = max(map(_cosine_distance, expected, (expert(batch) for batch in batches)))
+    if distance > CLOSE:
+        expert.set_precision("float32")
+        expert.network.load_state_dict(state)  # what went through bfloat16 has lost digits
+    write_json(decision, {"precision": expert.precision, "cosine_distance": distance})
 
 
 def _cosine_distance(expected: ExpertTokens, actual: ExpertTokens) -> float:
@@ -330,12 +301,3 @@ def _cpu_flags() -> set[str]:
             return {flag for line in file if line.startswith(("flags", "Features")) for flag in line.split()}
     except OSError:
         return set()
-
-
-def _device_name(device: torch.device) -> str:
-    name = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}-{platform.machine()}"
-    )
-    if device.type == "cpu":
-        name += "-bf16" if _has_bfloat16(device) else ""
-    return f"{name}-torch{torch.__version__}".replace(" ", "_").replace("/", "_")

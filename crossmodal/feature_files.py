@@ -91,7 +91,7 @@ def content_digest(keys: NDArray[Any], starts: NDArray[np.int64], tokens: NDArra
     """Hash a shard's content: 32 hexadecimal digits."""
     digest = hashlib.sha256()
     for array in (keys, starts, tokens):
-        digest.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1))
+        digest.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
     return digest.hexdigest()[:32]
 
 

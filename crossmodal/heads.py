@@ -99,9 +99,7 @@ class MultiLabelHead(Head):
 
     def decide(self, outputs_BC: Tensor, names: list[str]) -> list[object]:
         """Return the names of the labels whose probability is above one half."""
-        return [
-            [name for name, on in zip(names, row, strict=True) if on] for row in (outputs_BC > 0).tolist()
-        ]
+        return [[name for name, on in zip(names, row, strict=True) if on] for row in (outputs_BC > 0).tolist()]
 
 
 class RegressionHead(Head):

@@ -51,9 +51,7 @@ class CrossModalModel(nn.Module):
             return projection.absent(index_B)
         tokens: ExpertTokens = self.experts[modality](batch.inputs[modality])
         projected = projection(tokens)
-        return ExpertTokens(
-            gather_rows(projected.tokens_BND, index_B), gather_rows(projected.mask_BN, index_B)
-        )
+        return ExpertTokens(gather_rows(projected.tokens_BND, index_B), gather_rows(projected.mask_BN, index_B))
 
 
 class Projection(nn.Module):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -89,10 +89,7 @@ class CrossModalModule(LightningModule):
         self._metrics: dict[str, nn.ModuleDict] = {}
         for stage in ("val", "test"):
             metrics = nn.ModuleDict(
-                {
-                    task: head.metrics().clone(prefix=f"{stage}/{self._prefix(task)}")
-                    for task, head in self.heads
-                }
+                {task: head.metrics().clone(prefix=f"{stage}/{self._prefix(task)}") for task, head in self.heads}
             )
             self.add_module(f"{stage}_metrics", metrics)
             self._metrics[stage] = metrics
@@ -145,26 +142,26 @@ class CrossModalModule(LightningModule):
         if self.trainer.is_global_zero:
             strategy.barrier("feature store")
 
-    def training_step(self, batch: PairedBatch, _batch_number: int) -> Tensor:
+    def training_step(self, batch: PairedBatch, batch_idx: int) -> Tensor:
         """Return the loss; every term is logged by its name."""
         terms = self._terms(self(batch), batch)
         loss = torch.stack(list(terms.values())).sum()
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
             if len(terms) > 1:
                 named = {f"train/loss/{name}": term.detach() for name, term in terms.items()}
                 self.log_dict(named, batch_size=len(batch))
         return loss
 
-    def validation_step(self, batch: PairedBatch, _batch_number: int) -> None:
+    def validation_step(self, batch: PairedBatch, batch_idx: int) -> None:
         """Collect the validation metrics."""
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: PairedBatch, _batch_number: int) -> None:
+    def test_step(self, batch: PairedBatch, batch_idx: int) -> None:
         """Collect the test metrics."""
         self._evaluate(batch, "test")
 
-    def predict_step(self, batch: PairedBatch, _batch_number: int) -> dict[str, Prediction]:
+    def predict_step(self, batch: PairedBatch, batch_idx: int) -> dict[str, Prediction]:
         """Return, by task, each row's prediction and the probability of each output."""
         return {
             task: Prediction(
@@ -181,16 +178,14 @@ class CrossModalModule(LightningModule):
     def _evaluate(self, batch: PairedBatch, stage: str) -> None:
         predictions = self(batch)
         terms = self._terms(predictions, batch)
-        self.log(
-            f"{stage}/loss", torch.stack(list(terms.values())).sum(), batch_size=len(batch), sync_dist=True
-        )
+        self.log(f"{stage}/loss", torch.stack(list(terms.values())).sum(), batch_size=len(batch), sync_dist=True)
         for task, outputs_BC in predictions.items():
             metrics = self._metrics[stage][task]
             assert isinstance(metrics, MetricCollection)
             metrics.update(outputs_BC, batch.targets[task])
             self.log_dict(metrics, batch_size=len(batch), prog_bar=stage == "val")
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW, or what the configuration says, with warm-up and a cosine, per step."""
         optimizer = self._make_optimizer(parameter_groups(self.model))
         total = max(1, int(self.trainer.estimated_stepping_batches))
@@ -200,9 +195,7 @@ class CrossModalModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave frozen weights out: the configuration says where they are, the fingerprint which they are."""
         frozen = {modality: expert for modality, expert in self.experts.items() if expert.frozen}
-        checkpoint["frozen_experts"] = {
-            modality: expert.fingerprint("float32") for modality, expert in frozen.items()
-        }
+        checkpoint["frozen_experts"] = {modality: expert.fingerprint("float32") for modality, expert in frozen.items()}
         prefixes = tuple(f"model.experts.{modality}.network." for modality in frozen)
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {

@@ -15,7 +15,7 @@ import importlib.util
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,8 @@ SHORT_NAMES = (
     "torch.optim",
 )
 OWN_KEYS = ("experts", "data", "model", "trainer", "seed_everything", "name", "runs")
+# types that nothing in a YAML file is
+NEVER_IN_YAML = {"Tensor"}
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 Verdict = Literal["right", "wrong", "unknown"]
 
@@ -131,9 +133,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise UsageError(f"{path}{where}: no valid YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(config, dict):
-        raise UsageError(
-            f"{path}: expected keys such as experts, data, model and trainer, found {_kind(config)}"
-        )
+        raise UsageError(f"{path}: expected keys such as experts, data, model and trainer, found {_kind(config)}")
     return config
 
 
@@ -176,11 +176,7 @@ class _Checker:
         if missing := [key for key in ("experts", "data", "model") if key not in self.config]:
             raise UsageError(f"missing {', '.join(missing)}: give a whole experiment with --config FILE")
         checkpoint = self.config.get("ckpt_path")
-        if (
-            isinstance(checkpoint, str)
-            and checkpoint not in ("last", "best")
-            and not Path(checkpoint).is_file()
-        ):
+        if isinstance(checkpoint, str) and checkpoint not in ("last", "best") and not Path(checkpoint).is_file():
             self.fail("ckpt_path", f"ckpt_path {checkpoint}: no such file")
 
     def fail(self, path: str, message: str) -> None:
@@ -200,9 +196,7 @@ class _Checker:
         if isinstance(spec, str):
             spec = {"class_path": spec}
         if not isinstance(spec, dict) or "class_path" not in spec:
-            if isinstance(spec, dict) and self.origins.keys() & {
-                f"{path}.{key}" for key in ("init_args", *spec)
-            }:
+            if isinstance(spec, dict) and self.origins.keys() & {f"{path}.{key}" for key in ("init_args", *spec)}:
                 return  # an override of one argument, whose class is the parser's to know
             self.fail(path, f"{path}: expected class_path and init_args, found {_kind(spec)}")
         if extra := spec.keys() - CLASS_KEYS:
@@ -280,6 +274,8 @@ class _Checker:
     def judge_name(self, name: str, module: Module, value: Any, path: str) -> Verdict:
         if name in ("int", "float", "bool", "str"):
             return _judge_scalar(name, value)
+        if name in NEVER_IN_YAML:
+            return "wrong"
         if name in module.assigned and name not in module.classes:
             self.check_alias(name, module, value, path)
             return self.judge(module.assigned[name], module, value, path)
@@ -334,7 +330,7 @@ def _near(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def read_signature(class_path: str, method: str = "__init__") -> Signature:
     """Read a class's signature from its source.
 
@@ -393,7 +389,7 @@ def _inherited(module: Module, node: ast.ClassDef, method: str) -> Signature:
     return Signature(annotations, is_open)
 
 
-@lru_cache(maxsize=None)
+@cache
 def read_module(name: str) -> Module | None:
     """Read a module's source, without importing it; None if there is none."""
     path = _module_path(name)
@@ -416,13 +412,11 @@ def read_module(name: str) -> Module | None:
                 module.assigned[target] = value
             case ast.AnnAssign(target=ast.Name(id=target), value=ast.expr() as value):
                 module.assigned[target] = value
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            base = (
-                ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
-            )
-            source = ".".join(part for part in (base, node.module) if part)
-            for alias in node.names:
+    for inner in ast.walk(tree):
+        if isinstance(inner, ast.ImportFrom):
+            base = ".".join(package.split(".")[: len(package.split(".")) - inner.level + 1]) if inner.level else ""
+            source = ".".join(part for part in (base, inner.module) if part)
+            for alias in inner.names:
                 module.is_dynamic = module.is_dynamic or alias.name == "*"
                 module.imported[alias.asname or alias.name] = f"{source}.{alias.name}"
     return module
@@ -463,7 +457,5 @@ def _full_path(class_name: str) -> str:
     if class_name not in known:
         near = difflib.get_close_matches(class_name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise LookupError(
-            f"no class {class_name!r}{hint} (give its module too, as in experts.image.ImageExpert)"
-        )
+        raise LookupError(f"no class {class_name!r}{hint} (give its module too, as in experts.image.ImageExpert)")
     return known[class_name]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 from crossmodal.feature_store import write_json
 
@@ -96,7 +96,5 @@ class RunLogger(CSVLogger):
                 with path.open(newline="") as file:
                     kept = [row for row in csv.DictReader(file) if int(row["step"] or 0) < self.first_step]
                 path.unlink()
-            _ = super().experiment
-            assert self._experiment is not None
-            self._experiment.metrics = kept
+            super().experiment.metrics = kept
         return self._experiment

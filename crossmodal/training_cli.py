@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from pytorch_lightning import Trainer
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, WandbLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.table import Table
 
@@ -87,22 +87,16 @@ class TrainingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the keys that stand beside model, data and trainer, and link them."""
-        parser.add_argument(
-            "--experts", type=dict[str, Expert], required=True, help="An expert for each modality."
-        )
+        parser.add_argument("--experts", type=dict[str, Expert], required=True, help="An expert for each modality.")
         parser.add_argument("--name", type=str | None, help="Of the experiment; by default the file's name.")
         parser.add_argument("--runs", type=str, default="runs", help="The folder of all runs.")
         parser.link_arguments("experts", "model.experts")
         parser.link_arguments("data.outputs", "model.outputs", apply_on="instantiate")
 
-    def _prepare_subcommand_parser(
-        self, klass: type, subcommand: str, **kwargs: Any
-    ) -> LightningArgumentParser:
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
-            parser.add_argument(
-                "--output", type=str | None, help="Parquet file; by default in the run's folder."
-            )
+            parser.add_argument("--output", type=str | None, help="Parquet file; by default in the run's folder.")
         return parser
 
     def _parse_ckpt_path(self) -> None:
@@ -114,6 +108,11 @@ class TrainingCLI(LightningCLI):
         """The subcommand's part of the configuration."""
         return self.config[self.subcommand]
 
+    @property
+    def is_trial(self) -> bool:
+        """Whether this is a `fast_dev_run`, which leaves nothing."""
+        return bool(self._get(self.config, "trainer").fast_dev_run)
+
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint and the run's folder."""
         settings = self.settings
@@ -123,15 +122,13 @@ class TrainingCLI(LightningCLI):
         settings.ckpt_path = self._find_checkpoint(settings)
 
     def _find_checkpoint(self, settings: Any) -> str | None:
-        given = settings.ckpt_path
+        given: str | None = settings.ckpt_path
         if given in ("last", "best"):
             run = RunFolder.latest(Path(settings.runs), settings.name)
             found = run.checkpoint(given) if run is not None else None
             if found is None or not found.exists():
                 if self.subcommand != "fit":
-                    raise ValueError(
-                        f"no {given} checkpoint of {settings.name!r} in {settings.runs}; fit it first"
-                    )
+                    raise ValueError(f"no {given} checkpoint of {settings.name!r} in {settings.runs}; fit it first")
                 # killed before its first checkpoint: it begins again, in the same folder
                 self.run_folder = run
                 where = run.path if run is not None else Path(settings.runs) / settings.name
@@ -151,9 +148,7 @@ class TrainingCLI(LightningCLI):
         self.config_init = self.parser.instantiate_classes(config)
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
-        self.datamodule.connect(
-            {modality: expert.transform for modality, expert in self.model.experts.items()}
-        )
+        self.datamodule.connect({modality: expert.transform for modality, expert in self.model.experts.items()})
         self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -162,14 +157,12 @@ class TrainingCLI(LightningCLI):
         keeps = self.subcommand == "fit" and not settings.fast_dev_run
         if keeps:
             self.run_folder = self._folder_to_fit_in()
-        callbacks = [RandomState()]
+        callbacks: list[Callback] = [RandomState()]
         if keeps:
             assert self.run_folder is not None
             callbacks.append(SaveOnInterrupt(self.run_folder.checkpoint("last")))
         own = settings.callbacks if isinstance(settings.callbacks, list) else [settings.callbacks]
-        if settings.enable_progress_bar is None and not any(
-            isinstance(callback, ProgressBar) for callback in own
-        ):
+        if settings.enable_progress_bar is None and not any(isinstance(callback, ProgressBar) for callback in own):
             if is_terminal():
                 callbacks.append(RichProgressBar())
             else:
@@ -213,21 +206,23 @@ class TrainingCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Fit; then measure the best checkpoint on the validation and the test split, and write it down."""
         began = time.perf_counter()
-        if self.run_folder is not None and not self.trainer.fast_dev_run:
+        if self.run_folder is not None and not self.is_trial:
             self._save_config()
             print(f"run: {self.run_folder.path}", flush=True)
         self.trainer.fit(**{**kwargs, "weights_only": True})
-        if self.trainer.fast_dev_run or self.run_folder is None:
+        if self.is_trial or self.run_folder is None:
             return
         fit_seconds = time.perf_counter() - began
-        best = next(
-            (c.best_model_path for c in self.trainer.checkpoint_callbacks if getattr(c, "monitor", None)),
-            None,
-        )
+        monitored = [
+            callback.best_model_path
+            for callback in self.trainer.checkpoint_callbacks
+            if isinstance(callback, ModelCheckpoint) and callback.monitor
+        ]
+        best = next(filter(None, monitored), None)
         figures: dict[str, Any] = {"epoch": self.trainer.current_epoch, "step": self.trainer.global_step}
         for split in ("val", "test"):
             if self.datamodule.rows(split) is not None:
-                figures.update(self._measure(split, best or None))
+                figures.update(self._measure(split, best))
         figures |= {
             "seconds/fit": round(fit_seconds, 3),
             "seconds/encode": round(self.model.seconds_encoding, 3),
@@ -270,7 +265,7 @@ class TrainingCLI(LightningCLI):
         assert self.run_folder is not None
         path = Path(self.settings.output or self.run_folder.path / "predictions.parquet")
         writer = PredictionWriter(path, self.model.outputs)
-        self.trainer.callbacks.append(writer)
+        self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         self.trainer.predict(**{**kwargs, "return_predictions": False, "weights_only": True})
         print(f"{writer.rows:,} predictions in {path}")
 

@@ -45,9 +45,7 @@ class PairedBatch:
             raise ValueError(f"inputs without an index: {sorted(extra)}")
         for task, target in self.targets.items():
             if len(target) != len(self.ids):
-                raise ValueError(
-                    f"targets of {task!r} have {len(target)} rows, the batch has {len(self.ids)}"
-                )
+                raise ValueError(f"targets of {task!r} have {len(target)} rows, the batch has {len(self.ids)}")
 
     def __len__(self) -> int:
         return len(self.ids)

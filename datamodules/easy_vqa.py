@@ -43,7 +43,7 @@ class EasyVQA(PairedDataModule):
         self.root = Path(spec.origin).parent / "data"
 
     @cached_property
-    def outputs(self) -> dict[str, list[str]]:  # type: ignore[override]
+    def outputs(self) -> dict[str, list[str]]:
         """The 13 answers."""
         return {"answer": (self.root / "answers.txt").read_text().split()}
 

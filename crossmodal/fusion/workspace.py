@@ -67,8 +67,8 @@ class WorkspaceFusion(Fusion):
             slots_BLD = self.write_mix(slots_BLD + self.write(slots_BLD, tokens_BND, mask_BN))
             if number + 1 < self.rounds:
                 tokens_BND = self.broadcast_mix(tokens_BND + self.broadcast(tokens_BND, slots_BLD))
-        slots_BLD = self.norm(slots_BLD)
-        return slots_BLD
+        normed_BLD: Tensor = self.norm(slots_BLD)
+        return normed_BLD
 
     def _all_tokens(self, tokens: dict[str, ExpertTokens]) -> tuple[Tensor, Tensor]:
         parts = [
@@ -104,9 +104,7 @@ class CrossAttention(nn.Module):
     def forward(self, readers_BLD: Tensor, sources_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         """Return what the readers take in, shape (B, L, D); each row must have a source."""
         query_BHLK = self._split(self.query(self.norm_reader(readers_BLD)))
-        key_BHNK, value_BHNK = map(
-            self._split, self.key_value(self.norm_source(sources_BND)).chunk(2, dim=-1)
-        )
+        key_BHNK, value_BHNK = map(self._split, self.key_value(self.norm_source(sources_BND)).chunk(2, dim=-1))
         allowed = None if mask_BN is None else mask_BN[:, None, None, :]
         if 0 < self.top_k < sources_BND.shape[1]:
             allowed = self._winners(query_BHLK, key_BHNK, allowed)
@@ -115,7 +113,8 @@ class CrossAttention(nn.Module):
         return read_BLD
 
     def _split(self, values_BND: Tensor) -> Tensor:
-        return values_BND.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        rows, count, width = values_BND.shape
+        return values_BND.view(rows, count, self.num_heads, width // self.num_heads).transpose(1, 2)
 
     def _winners(self, query_BHLK: Tensor, key_BHNK: Tensor, allowed: Tensor | None) -> Tensor:
         with torch.no_grad():

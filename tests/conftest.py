@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "HTTPS_PROXY": "http://127.0.0.1:9", "COLUMNS": "200"}
+
+
+@dataclass
+class Running:
+    """A started command."""
+
+    zygote: Zygote
+    pid: int
+    output: Path
+
+    def wait(self) -> tuple[int, str]:
+        """Return the exit status (negative: killed by that signal) and what was printed."""
+        status = int(self.zygote.ask({"do": "wait", "pid": self.pid}))
+        return status, self.output.read_text()
+
+
+class Zygote:
+    """Starts `crossmodal` commands in processes of their own, without the seconds of importing."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", str(ROOT / "tests" / "zygote.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **OFFLINE},
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+        self.count = 0
+
+    def ask(self, request: dict[str, object]) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline()
+
+    def start(self, *arguments: object, cwd: Path, **env: str) -> Running:
+        self.count += 1
+        output = cwd / f"output-{self.count}.txt"
+        request = {
+            "do": "start",
+            "arguments": [str(argument) for argument in arguments],
+            "cwd": str(cwd),
+            "env": env,
+            "output": str(output),
+        }
+        return Running(self, int(self.ask(request)), output)
+
+    def run(self, *arguments: object, cwd: Path, **env: str) -> tuple[int, str]:
+        return self.start(*arguments, cwd=cwd, **env).wait()
+
+
+@pytest.fixture(scope="session")
+def crossmodal() -> Iterator[Zygote]:
+    zygote = Zygote()
+    yield zygote
+    zygote.process.kill()
+    zygote.process.wait()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _offline() -> None:
+    os.environ.update(OFFLINE)

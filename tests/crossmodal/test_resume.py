@@ -1,0 +1,109 @@
+"""A run that is killed goes on exactly where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Zygote
+
+DOTS = ROOT / "configs" / "dots.yaml"
+# 8 steps an epoch, a checkpoint every 5: most checkpoints lie inside an epoch, some at its end
+FIT = ("fit", "--config", DOTS, "--trainer.max_epochs", 6)
+
+
+def figures(folder: Path) -> dict[str, float]:
+    found = json.loads((folder / "runs" / "dots" / "0" / "metrics.json").read_text())
+    return {name: value for name, value in found.items() if not name.startswith("seconds/")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(crossmodal: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    status, output = crossmodal.run(*FIT, cwd=folder)
+    assert status == 0, output
+    return folder
+
+
+def test_the_same_command_gives_the_same_figures(crossmodal: Zygote, undisturbed: Path, tmp_path: Path) -> None:
+    status, output = crossmodal.run(*FIT, cwd=tmp_path)
+    assert status == 0, output
+    assert figures(tmp_path) == figures(undisturbed)
+    status, output = crossmodal.run(*FIT, "--seed_everything", 1, "--name", "other", cwd=tmp_path)
+    assert status == 0, output
+    other = json.loads((tmp_path / "runs" / "other" / "0" / "metrics.json").read_text())
+    assert other["val/loss"] != figures(undisturbed)["val/loss"]
+
+
+def kill_when(crossmodal: Zygote, folder: Path, moment: object, *more: object) -> bool:
+    """Start or continue the run, kill it at the moment; return whether it was killed before its end."""
+    running = crossmodal.start(*FIT, *more, cwd=folder)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if moment():  # type: ignore[operator]
+            break
+        if is_zombie(running.pid):
+            break
+        time.sleep(0.0005)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(running.pid, signal.SIGKILL)
+    status, _ = running.wait()
+    return status == -signal.SIGKILL
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def goes_on_to_the_same_end(crossmodal: Zygote, folder: Path, undisturbed: Path) -> None:
+    status, output = crossmodal.run(*FIT, "--ckpt_path", "last", cwd=folder)
+    assert status == 0, output
+    assert "Traceback" not in output
+    assert figures(folder) == figures(undisturbed)
+    assert [path.name for path in (folder / "runs" / "dots").iterdir()] == ["0"]
+    assert not list((folder / "runs").rglob(".*.tmp"))
+    assert steps(folder) == steps(undisturbed)
+
+
+def steps(folder: Path) -> list[str]:
+    """The training losses that metrics.csv holds, in order: none twice, none missing."""
+    lines = (folder / "runs" / "dots" / "0" / "metrics.csv").read_text().splitlines()
+    header = lines[0].split(",")
+    rows = [dict(zip(header, line.split(","), strict=True)) for line in lines[1:]]
+    return [f"{row['step']} {row['train/loss']}" for row in rows if row["train/loss"]]
+
+
+def test_killed_while_a_checkpoint_is_written(crossmodal: Zygote, undisturbed: Path, tmp_path: Path) -> None:
+    checkpoints = tmp_path / "runs" / "dots" / "0" / "checkpoints"
+
+    def being_written() -> bool:
+        return (checkpoints / "last.ckpt").exists() and any(checkpoints.glob(".last.ckpt.*.tmp"))
+
+    assert kill_when(crossmodal, tmp_path, being_written)
+    goes_on_to_the_same_end(crossmodal, tmp_path, undisturbed)
+
+
+def test_killed_before_anything_was_written(crossmodal: Zygote, undisturbed: Path, tmp_path: Path) -> None:
+    assert kill_when(crossmodal, tmp_path, lambda: (tmp_path / "runs" / "dots" / "0").exists())
+    goes_on_to_the_same_end(crossmodal, tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(9))
+def test_killed_at_a_random_moment(crossmodal: Zygote, undisturbed: Path, tmp_path: Path, number: int) -> None:
+    started = time.monotonic()
+    crossmodal.run(*FIT, "--name", "measure", cwd=tmp_path)
+    length = time.monotonic() - started
+    moment = time.monotonic() + length * random.Random(number).uniform(0.1, 0.95)
+    kill_when(crossmodal, tmp_path, lambda: time.monotonic() > moment)
+    goes_on_to_the_same_end(crossmodal, tmp_path, undisturbed)
