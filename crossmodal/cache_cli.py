@@ -48,7 +48,7 @@ def _show(found: list[Entry], root: Path, console: Console) -> None:
         description = entry.description
         expert = " ".join(str(description[key]) for key in ("class", "model") if key in description)
         size = f"{entry.num_bytes / 1e6:.1f}"
-        table.add_row(entry.folder.name, expert, str(description.get("precision", "")), f"{entry.inputs:,}", size)
+        table.add_row(entry.folder.name[:12], expert, str(description.get("precision", "")), f"{entry.inputs:,}", size)
     console.print(table)
 
 
@@ -66,5 +66,5 @@ def _rm(root: Path, fingerprints: list[str], everything: bool, console: Console)
             continue
         for entry in chosen:
             remove(entry.folder)
-            console.print(f"deleted {entry.folder.name}: {entry.inputs:,} inputs, {entry.num_bytes / 1e6:.1f} MB")
+            console.print(f"deleted {entry.folder.name[:12]}: {entry.inputs:,} inputs, {entry.num_bytes / 1e6:.1f} MB")
     return status

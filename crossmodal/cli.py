@@ -88,8 +88,6 @@ def main() -> int:
         sys.stderr.write(f"crossmodal: error: {error}\n")
         return 2
     _keep_out_of_home()
-    # wandb's own lines come from another process, after the last of ours; where the run lies is ours to say
-    os.environ.setdefault("WANDB_SILENT", "true")
     from crossmodal import training_cli
 
     return training_cli.main()

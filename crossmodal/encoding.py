@@ -128,9 +128,12 @@ def store_tokens(
         if reason or store is None:
             report(Encoded(modality, reason=reason))
             continue
+        unread = [split for split in splits if not _reads_tokens(data, split, modality)]
+        if not unread:
+            continue
         report(
             _store_modality(
-                modality, expert, data, store, splits, batch_size=batch_size, device=device, bar=show_progress
+                modality, expert, data, store, unread, batch_size=batch_size, device=device, bar=show_progress
             )
         )
 
@@ -180,6 +183,10 @@ def _store_modality(
         data.readers(inputs.split)[modality] = StoredReader(stored, row_of_position)
     total = len(np.unique(np.concatenate([inputs.keys for inputs in wanted])))
     return Encoded(modality, encoded, total - encoded, seconds, expert.precision)
+
+
+def _reads_tokens(data: PairedDataModule, split: Split, modality: str) -> bool:
+    return data.rows(split) is None or isinstance(data.readers(split)[modality], StoredReader)
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ class ShardWriter:
         shard_bytes: A shard is written when it has grown so large.
     """
 
-    def __init__(self, folder: Path, *, shard_bytes: int = 256 * 2**20) -> None:
+    def __init__(self, folder: Path, *, shard_bytes: int = 128 * 2**20) -> None:
         self.folder = folder
         self.shard_bytes = shard_bytes
         self._keys: list[NDArray[np.bytes_]] = []

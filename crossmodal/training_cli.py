@@ -55,6 +55,7 @@ EXPECTED_WARNINGS = (
     ".*number of training batches .* is smaller than the logging interval.*",
     ".*`_get_vc_` method.*",
     ".*dirpath has changed from.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",
 )
 
 
@@ -197,6 +198,7 @@ class TrainingCLI(LightningCLI):
             if isinstance(logger, WandbLogger):
                 name = f"{self.settings.name}-{self.run_folder.path.name}"
                 logger._save_dir = str(self.run_folder.path)
+                logger._wandb_init.pop("anonymous", None)  # wandb warns of it; Lightning passes it always
                 logger._wandb_init.update(dir=str(self.run_folder.path))
                 logger._name = logger._wandb_init["name"] = logger._wandb_init.get("name") or name
             if isinstance(logger, Logger):
@@ -280,7 +282,10 @@ def _print_figures(figures: dict[str, Any], paths: dict[str, Path]) -> None:
         console.print(f"{name}: {path}", highlight=False)
 
 
-def _tame_chatter() -> None:
+def tame_chatter() -> None:
+    """Silence what libraries say of choices that are made on purpose here; real warnings stay."""
+    # wandb's lines come from another process, after the last of ours; where the run lies is ours to say
+    os.environ.setdefault("WANDB_SILENT", "true")
     for pattern in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", pattern)
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
@@ -292,7 +297,7 @@ def _tame_chatter() -> None:
 
 def main() -> int:
     """Run the subcommand of `sys.argv`; return the exit status."""
-    _tame_chatter()
+    tame_chatter()
     try:
         TrainingCLI()
     except Interrupted as interrupted:

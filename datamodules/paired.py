@@ -262,8 +262,10 @@ class EpochBatches(Sampler[NDArray[np.int64]]):
         self.epoch = epoch
 
 
-class ResumableLoader(DataLoader[PairedBatch]):
-    """A DataLoader whose state is its epoch and how many batches of it were handed out.
+class ResumableLoader:
+    """Batches whose state is their epoch and how many of them were handed out.
+
+    A DataLoader inside reads them. It is not one itself: Lightning would rebuild it with a sampler of its own.
 
     Args:
         dataset: Gives a batch for a vector of rows.
@@ -275,7 +277,10 @@ class ResumableLoader(DataLoader[PairedBatch]):
     def __init__(
         self, dataset: PairedDataset, batches: EpochBatches, *, num_workers: int = 0, pin_memory: bool = False
     ) -> None:
-        super().__init__(
+        self.dataset = dataset
+        self.sampler = batches  # Lightning calls its set_epoch
+        self.batch_sampler = None  # and asks for this when it predicts
+        self._loader: DataLoader[PairedBatch] = DataLoader(
             dataset,
             sampler=batches,
             batch_size=None,
@@ -285,26 +290,28 @@ class ResumableLoader(DataLoader[PairedBatch]):
             # its own generator: making an iterator must not draw from the one that training uses
             generator=torch.Generator().manual_seed(batches.seed),
         )
-        self.batches = batches
         self._handed_out = 0
 
-    def __iter__(self) -> Iterator[PairedBatch]:  # type: ignore[override]
-        self._handed_out = self.batches.start
-        for batch in super().__iter__():
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[PairedBatch]:
+        self._handed_out = self.sampler.start
+        for batch in self._loader:
             self._handed_out += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and the number of its batches that were handed out."""
-        return {"epoch": self.batches.epoch, "batches": self._handed_out}
+        return {"epoch": self.sampler.epoch, "batches": self._handed_out}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on at the batch after the last that was handed out."""
         epoch, start = state["epoch"], state["batches"]
-        if start >= len(self.batches):
+        if start >= len(self.sampler):
             epoch, start = epoch + 1, 0
-        self.batches.set_epoch(epoch)
-        self.batches.start = start
+        self.sampler.set_epoch(epoch)
+        self.sampler.start = start
 
 
 @dataclass
