@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import crossmodal
-from crossmodal.preflight import UsageError, check, read_signature
+from crossmodal.preflight import MODEL, TRAINER, UsageError, check
+from crossmodal.signatures import read_signature
 
 TRAINING = ("fit", "validate", "test", "predict")
 HELP = """\
@@ -94,8 +95,6 @@ def main() -> int:
 
 
 def _training_help(command: str) -> str:
-    from crossmodal.preflight import MODEL, TRAINER
-
     model = [key for key in read_signature(MODEL).annotations if key not in ("experts", "outputs")]
     trainer = list(read_signature(TRAINER).annotations)
     return TRAINING_HELP.format(

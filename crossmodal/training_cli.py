@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,35 +26,13 @@ from crossmodal.callbacks import (
     SaveOnInterrupt,
     is_terminal,
 )
+from crossmodal.chatter import tame_chatter
 from crossmodal.module import CrossModalModule
 from crossmodal.run_folder import RunFolder, RunLogger
 from datamodules.paired import PairedDataModule
 from experts.base import Expert
 
 TRACEBACK = "CROSSMODAL_TRACEBACK"
-CHATTER = (
-    "💡",
-    "GPU available",
-    "TPU available",
-    "HPU available",
-    "Seed set",
-    "`Trainer.fit` stopped",
-    "Restor",
-    "Loaded model weights",
-    "Loading `train_dataloader`",
-)
-# said of choices that are made on purpose here
-EXPECTED_WARNINGS = (
-    ".*isinstance\\(treespec, LeafSpec\\).*",
-    ".*module\\(s\\) in eval mode at the start of training.*",
-    ".*does not have many workers.*",
-    ".*Experiment logs directory .* exists and is not empty.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*number of training batches .* is smaller than the logging interval.*",
-    ".*`_get_vc_` method.*",
-    ".*dirpath has changed from.*",
-    ".*callbacks used to create the checkpoint need to be provided.*",
-)
 
 
 class Parser(LightningArgumentParser):
@@ -155,31 +131,21 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the run's loggers, callbacks and checkpoints."""
         settings = self._get(self.config_init, "trainer")
-        keeps = self.subcommand == "fit" and not settings.fast_dev_run
-        if keeps:
+        callbacks = _as_list(settings.callbacks)
+        own: list[Callback] = [RandomState()]
+        if settings.enable_progress_bar is None and not any(isinstance(one, ProgressBar) for one in callbacks):
+            own.append(RichProgressBar() if is_terminal() else EpochLines())
+            kwargs["enable_progress_bar"] = is_terminal()
+        if self.subcommand == "fit" and not self.is_trial:
             self.run_folder = self._folder_to_fit_in()
-        callbacks: list[Callback] = [RandomState()]
-        if keeps:
-            assert self.run_folder is not None
-            callbacks.append(SaveOnInterrupt(self.run_folder.checkpoint("last")))
-        own = settings.callbacks if isinstance(settings.callbacks, list) else [settings.callbacks]
-        if settings.enable_progress_bar is None and not any(isinstance(callback, ProgressBar) for callback in own):
-            if is_terminal():
-                callbacks.append(RichProgressBar())
-            else:
-                settings.enable_progress_bar = False
-                callbacks.append(EpochLines())
-        plugins = settings.plugins or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        kwargs["logger"] = self._loggers(settings.logger) if keeps else False
-        if not keeps:
-            kwargs["enable_checkpointing"] = None
-            settings.callbacks = [callback for callback in own if not isinstance(callback, ModelCheckpoint)]
-            settings.callbacks = [callback for callback in settings.callbacks if callback is not None]
-        return super().instantiate_trainer(**kwargs) if not callbacks else self._with(callbacks, kwargs)
-
-    def _with(self, callbacks: list[Any], kwargs: dict[str, Any]) -> Trainer:
-        return self._instantiate_trainer({**self._get(self.config_init, "trainer"), **kwargs}, callbacks)
+            own.append(SaveOnInterrupt(self.run_folder.checkpoint("last")))
+            kwargs["logger"] = self._loggers(_as_list(settings.logger))
+        else:
+            callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
+            kwargs["logger"] = False
+        kwargs["callbacks"] = callbacks
+        kwargs["plugins"] = [*_as_list(settings.plugins), AtomicCheckpointIO()]
+        return self._instantiate_trainer({**settings, **kwargs}, own)
 
     def _folder_to_fit_in(self) -> RunFolder:
         """Go on in the checkpoint's run, if it is a run of this experiment; else begin a new one."""
@@ -188,13 +154,13 @@ class TrainingCLI(LightningCLI):
             return RunFolder(parent / self.run_folder.path.name)
         return RunFolder.new(Path(self.settings.runs), self.settings.name)
 
-    def _loggers(self, given: Any) -> list[Logger] | bool:
+    def _loggers(self, given: list[Any]) -> list[Logger]:
         assert self.run_folder is not None
         step = 0
         if self.settings.ckpt_path is not None:
             step = torch.load(self.settings.ckpt_path, map_location="cpu", weights_only=True)["global_step"]
         loggers: list[Logger] = [RunLogger(self.run_folder, first_step=step)]
-        for logger in given if isinstance(given, list) else [given]:
+        for logger in given:
             if isinstance(logger, WandbLogger):
                 name = f"{self.settings.name}-{self.run_folder.path.name}"
                 logger._save_dir = str(self.run_folder.path)
@@ -272,6 +238,10 @@ class TrainingCLI(LightningCLI):
         print(f"{writer.rows:,} predictions in {path}")
 
 
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 def _print_figures(figures: dict[str, Any], paths: dict[str, Path]) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in figures.items():
@@ -280,19 +250,6 @@ def _print_figures(figures: dict[str, Any], paths: dict[str, Path]) -> None:
     console.print(table)
     for name, path in paths.items():
         console.print(f"{name}: {path}", highlight=False)
-
-
-def tame_chatter() -> None:
-    """Silence what libraries say of choices that are made on purpose here; real warnings stay."""
-    # wandb's lines come from another process, after the last of ours; where the run lies is ours to say
-    os.environ.setdefault("WANDB_SILENT", "true")
-    for pattern in EXPECTED_WARNINGS:
-        warnings.filterwarnings("ignore", pattern)
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda record: not record.getMessage().lstrip().startswith(CHATTER))
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        for handler in logging.getLogger(name).handlers:
-            handler.addFilter(lambda record: not record.getMessage().lstrip().startswith(CHATTER))
 
 
 def main() -> int:

@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from crossmodal.chatter import tame_chatter
 from crossmodal.module import CrossModalModule, parameter_groups
-from crossmodal.training_cli import TrainingCLI, tame_chatter
+from crossmodal.training_cli import TrainingCLI
 from datamodules.batch import PairedBatch
 from datamodules.paired import EpochBatches, PairedDataModule
 from experts.base import ExpertTokens
