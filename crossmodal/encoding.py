@@ -20,7 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.nn import functional as F
 
 from crossmodal.feature_store import FeatureStore, StoredTokens, write_json
-from datamodules.paired import PairedDataModule, RawReader, Reader, Split
+from datamodules.paired import PairedDataModule, Split
+from datamodules.sources import RawReader, Reader
 from experts.base import Expert, ExpertTokens
 
 FLUSH_SECONDS = 10.0  # at most so much work is lost when encoding is killed

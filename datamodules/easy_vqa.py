@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datamodules.paired import ImageFiles, NumberedIds, PairedDataModule, PairedRows, Split, Texts
+from datamodules.paired import PairedDataModule, Split
+from datamodules.rows import NumberedIds, PairedRows
+from datamodules.sources import ImageFiles, Texts
 
 
 class EasyVQA(PairedDataModule):
@@ -57,7 +59,8 @@ class EasyVQA(PairedDataModule):
         num_images = len(rows.sources["image"])
         order = np.random.default_rng(self.seed).permutation(num_images)
         validates = np.zeros(num_images, dtype=bool)
-        validates[order[: max(1, round(self.val_fraction * num_images))]] = True
+        count = min(max(1, round(self.val_fraction * num_images)), num_images - 1)
+        validates[order[:count]] = True
         return rows.select(np.flatnonzero(validates[rows.index["image"]] == (split == "val")))
 
     def _read(self, folder: str) -> PairedRows:

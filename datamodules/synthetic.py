@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from datamodules.batch import ABSENT
-from datamodules.paired import NumberedIds, PairedDataModule, PairedRows, Source, Split, Texts
+from datamodules.paired import PairedDataModule, Split
+from datamodules.rows import NumberedIds, PairedRows
+from datamodules.sources import Source, Texts
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 220), "white": (245, 245, 245)}
 QUESTIONS = ("what colour is the left dot?", "what colour is the right dot?")

@@ -30,7 +30,7 @@ import yaml
 from crossmodal.encoding import encode_in_batches
 from crossmodal.feature_store import FeatureStore
 from datamodules.easy_vqa import EasyVQA
-from datamodules.paired import RawReader
+from datamodules.sources import RawReader
 from experts.image import ImageExpert, _create, _features, _prune
 
 CONFIG = Path("configs/easy_vqa.yaml")

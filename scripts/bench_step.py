@@ -26,7 +26,8 @@ from crossmodal.chatter import tame_chatter
 from crossmodal.module import CrossModalModule, parameter_groups
 from crossmodal.training_cli import TrainingCLI
 from datamodules.batch import PairedBatch
-from datamodules.paired import EpochBatches, PairedDataModule
+from datamodules.paired import PairedDataModule
+from datamodules.rows import EpochBatches
 from experts.base import ExpertTokens
 
 

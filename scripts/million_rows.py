@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from datamodules.paired import NumberedIds, PairedDataModule, PairedRows, Source, Split
+from datamodules.paired import PairedDataModule, Split
+from datamodules.rows import NumberedIds, PairedRows
+from datamodules.sources import Source
 from experts.base import Expert, ExpertTokens
 
 

@@ -79,7 +79,9 @@ class WorkspaceFusion(Fusion):
         num_rows = len(masks[0])
         parts.append(self.null_D.expand(num_rows, 1, -1))
         masks.append(masks[0].new_ones(num_rows, 1))
-        return torch.cat(parts, dim=1), torch.cat(masks, dim=1)
+        mask_BN = torch.cat(masks, dim=1)
+        # attention gives what is masked a weight of zero; zero times NaN would still be NaN
+        return torch.cat(parts, dim=1).masked_fill(~mask_BN.unsqueeze(-1), 0), mask_BN
 
 
 class CrossAttention(nn.Module):

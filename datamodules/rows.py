@@ -1,0 +1,192 @@
+"""The rows of a split, the batches that they make, and loaders that can be resumed.
+
+Legend: R rows of a split, B rows of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datamodules.batch import ABSENT, PairedBatch
+from datamodules.sources import Reader, Source
+
+
+class NumberedIds(Sequence[str]):
+    """Row names such as `train/17` that take no memory.
+
+    Args:
+        prefix: What stands before the number.
+        numbers: One number a row.
+    """
+
+    def __init__(self, prefix: str, numbers: NDArray[np.int64]) -> None:
+        self.prefix = prefix
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, rows: Any) -> Any:
+        if isinstance(rows, int | np.integer):
+            return f"{self.prefix}/{self.numbers[rows]}"
+        return NumberedIds(self.prefix, self.numbers[rows])
+
+
+@dataclass(frozen=True)
+class PairedRows:
+    """The R rows of one split.
+
+    Args:
+        sources: Per modality its distinct inputs.
+        index: Per modality an int64 vector of length R: each row's input, -1 where it has none.
+        targets: Per task a tensor whose first axis is R.
+        ids: The rows' names.
+    """
+
+    sources: Mapping[str, Source]
+    index: Mapping[str, NDArray[np.int64]]
+    targets: Mapping[str, Tensor]
+    ids: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, rows: NDArray[np.int64]) -> PairedRows:
+        """Return some of the rows, over the same sources."""
+        return PairedRows(
+            sources=self.sources,
+            index={modality: index_R[rows] for modality, index_R in self.index.items()},
+            targets={task: target[torch.from_numpy(rows)] for task, target in self.targets.items()},
+            ids=self.ids[rows] if isinstance(self.ids, NumberedIds) else [self.ids[row] for row in rows],
+        )
+
+    def used(self, modality: str) -> NDArray[np.int64]:
+        """Return the positions of the inputs that some row has, in order."""
+        positions: NDArray[np.int64] = np.unique(self.index[modality])
+        present: NDArray[np.int64] = positions[positions != ABSENT]
+        return present
+
+
+@dataclass(frozen=True)
+class PairedDataset(Dataset[PairedBatch]):
+    """Rows with a reader for each modality. Indexed by a vector of rows, it gives a whole batch."""
+
+    rows: PairedRows
+    readers: Mapping[str, Reader]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> PairedBatch:
+        """Return the batch of these rows; each distinct input in it is read once."""
+        inputs: dict[str, Any] = {}
+        index: dict[str, Tensor] = {}
+        for modality, reader in self.readers.items():
+            positions, inverse = np.unique(self.rows.index[modality][rows], return_inverse=True)
+            if len(positions) and positions[0] == ABSENT:
+                positions, inverse = positions[1:], inverse - 1
+            index[modality] = torch.from_numpy(inverse.astype(np.int64, copy=False))
+            if len(positions):
+                inputs[modality] = reader.read(positions)
+        chosen = torch.from_numpy(rows)
+        return PairedBatch(
+            inputs=inputs,
+            index=index,
+            targets={task: target[chosen] for task, target in self.rows.targets.items()},
+            ids=self.rows.ids[rows] if isinstance(self.rows.ids, NumberedIds) else [self.rows.ids[r] for r in rows],
+        )
+
+
+class EpochBatches(Sampler[NDArray[np.int64]]):
+    """The batches of an epoch, as vectors of rows: a pure function of seed, epoch and position.
+
+    Args:
+        num_rows: R.
+        batch_size: B; the last batch may be smaller.
+        shuffle: A new order each epoch, by seed and epoch.
+        seed: Of the order.
+    """
+
+    def __init__(self, num_rows: int, *, batch_size: int, shuffle: bool, seed: int) -> None:
+        self.num_rows = num_rows
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+        self.start = 0
+
+    def __len__(self) -> int:
+        return -(-self.num_rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        start, self.start = self.start, 0
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_rows)
+        else:
+            order = np.arange(self.num_rows)
+        for batch in range(start, len(self)):
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the next iteration. Lightning calls it."""
+        self.epoch = epoch
+
+
+class ResumableLoader:
+    """Batches whose state is their epoch and how many of them were handed out.
+
+    A DataLoader inside reads them. It is not one itself: Lightning would rebuild it with a sampler of its own.
+
+    Args:
+        dataset: Gives a batch for a vector of rows.
+        batches: Which rows make the batches.
+        num_workers: Processes that read ahead; 0 reads in this one.
+        pin_memory: For a faster copy to a GPU.
+    """
+
+    def __init__(
+        self, dataset: PairedDataset, batches: EpochBatches, *, num_workers: int = 0, pin_memory: bool = False
+    ) -> None:
+        self.dataset = dataset
+        self.sampler = batches  # Lightning calls its set_epoch
+        self.batch_sampler = None  # and asks for this when it predicts
+        self._loader: DataLoader[PairedBatch] = DataLoader(
+            dataset,
+            sampler=batches,
+            batch_size=None,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=pin_memory,
+            # its own generator: making an iterator must not draw from the one that training uses
+            generator=torch.Generator().manual_seed(batches.seed),
+        )
+        self._handed_out = 0
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[PairedBatch]:
+        self._handed_out = self.sampler.start
+        for batch in self._loader:
+            self._handed_out += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch and the number of its batches that were handed out."""
+        return {"epoch": self.sampler.epoch, "batches": self._handed_out}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on at the batch after the last that was handed out."""
+        epoch, start = state["epoch"], state["batches"]
+        if start >= len(self.sampler):
+            epoch, start = epoch + 1, 0
+        self.sampler.set_epoch(epoch)
+        self.sampler.start = start
