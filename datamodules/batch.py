@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 ABSENT = -1
 
 
-@dataclass(frozen=True)
+@dataclass
 class PairedBatch:
     """Rows of paired data. Each distinct input stands once, however many rows share it.
 
@@ -66,8 +66,14 @@ class PairedBatch:
         )
 
     def to(self, *args: Any, **kwargs: Any) -> PairedBatch:
-        """Move all tensors, as ``Tensor.to`` does."""
-        return self._map(lambda value: value.to(*args, **kwargs))
+        """Move all tensors, as ``nn.Module.to`` does: a dtype casts only what is floating point."""
+        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+
+        def move(value: Any) -> Any:
+            is_integer = isinstance(value, Tensor) and not value.is_floating_point()
+            return value.to(device=device, dtype=None if is_integer else dtype, non_blocking=non_blocking)
+
+        return self._map(move)
 
     def pin_memory(self) -> PairedBatch:
         """Pin all tensors, as a DataLoader with ``pin_memory`` asks of a batch of one's own type."""

@@ -115,6 +115,8 @@ class PairedDataModule(LightningDataModule, ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return where in the epoch training is."""
         loader = self._paired.train_loader
+        if self._paired.resumed is not None:
+            return {"train": self._paired.resumed}
         return {} if loader is None else {"train": loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

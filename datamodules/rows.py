@@ -189,4 +189,4 @@ class ResumableLoader:
         if start >= len(self.sampler):
             epoch, start = epoch + 1, 0
         self.sampler.set_epoch(epoch)
-        self.sampler.start = start
+        self.sampler.start = self._handed_out = start

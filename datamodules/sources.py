@@ -125,5 +125,6 @@ class RawReader:
     def _item(self, position: int) -> Any:
         try:
             return self.transform(self.source.load(position))
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow calls a broken PNG a SyntaxError
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"cannot read {self.source.name(position)}: {error}") from error

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class ExpertTokens:
     """What an expert says of its inputs.
 
@@ -71,8 +71,10 @@ class Expert(nn.Module, ABC):
         width: D of the tokens.
         transform: Makes a raw input into the network's own.
         freeze: Nothing trains, normalisation stays in eval mode and no gradient is kept.
-        precision: Of a frozen network. `auto` keeps float32 unless a short trial shows that bfloat16 is
-            faster on this device and gives nearly the same tokens.
+        precision: Of a frozen network. `auto` takes bfloat16 where the device has units for it and a short
+            trial shows that the tokens are nearly the same, else float32.
+        original: The network as it was loaded, if `network` is one made faster: its weights are what the
+            fingerprint is of, so that it is the same on every machine.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Expert(nn.Module, ABC):
         transform: Transform,
         freeze: bool = True,
         precision: Precision = "auto",
+        original: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if not freeze and precision == "bfloat16":
@@ -92,10 +95,11 @@ class Expert(nn.Module, ABC):
         self.frozen = freeze
         self.precision: Precision = precision if freeze else "float32"
         self.network = network
+        self.network.train(not freeze)
         if freeze:
-            self._weights_digest = _digest_of_state(network)
+            self._weights_digest = _digest_of_state(original or network)
             self.network.requires_grad_(False)
-            self.network.eval()
+            self.network.to(self.dtype)
 
     @abstractmethod
     def encode(self, inputs: Any) -> ExpertTokens:

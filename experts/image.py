@@ -5,6 +5,7 @@ Legend: U inputs, C channels, H height, W width, N tokens, D width.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -62,7 +63,8 @@ class ImageExpert(Expert):
         image_size: Height and width in pixels; by default the model's own.
         crop_pct: Share of the resized image that the centre crop keeps; by default the model's own.
         layers: Read these stages (0 is the first) instead of the last, their channels side by side.
-        tokens: `pooled` gives one token, the mean over the image; `grid` one for each place.
+        tokens: `pooled` gives one token: the model's own pooling, or of `layers` the mean over the image. `grid`
+            gives one for each place (a transformer's last layer also its class token).
         augment: Random crops and flips, in training and everywhere else; turns the feature store off.
         freeze: Nothing trains, normalisation stays in eval mode.
         precision: Of a frozen network; see `Expert`.
@@ -95,14 +97,21 @@ class ImageExpert(Expert):
         layers = _prune(network, model, layers)
         example_UCHW = torch.randn(2, *config["input_size"], generator=torch.Generator().manual_seed(0))
         network.eval()
+
+        def run(net: nn.Module) -> Tensor:
+            return _features(net, example_UCHW, layers, tokens)
+
         with torch.no_grad():
-            width = _features(network, example_UCHW, layers, tokens).shape[-1]
+            width = run(network).shape[-1]
+            # only what runs often is worth the folding
+            fast = to_channels_last(fold_batch_norms(network, run)) if freeze else network
         super().__init__(
-            network,
+            fast,
             width=width,
             transform=ImageTransform(config, augment=augment),
             freeze=freeze,
             precision=precision,
+            original=network,
         )
         self.model = model
         self.layers = layers
@@ -112,10 +121,6 @@ class ImageExpert(Expert):
         self._std_C11: Tensor
         self.register_buffer("_mean_C11", 255 * torch.tensor(config["mean"]).view(-1, 1, 1), persistent=False)
         self.register_buffer("_std_C11", 255 * torch.tensor(config["std"]).view(-1, 1, 1), persistent=False)
-        if freeze:
-            with torch.no_grad():
-                folded = fold_batch_norms(network, lambda net: _features(net, example_UCHW, layers, tokens))
-            self.network = to_channels_last(folded)
 
     def encode(self, inputs: Tensor) -> ExpertTokens:
         """Turn uint8 pixels of shape (U, 3, H, W) into tokens."""
@@ -147,20 +152,22 @@ def _create(name: str, pretrained: bool | WeightsSource, sha256: str | None, ima
         raise ValueError(f"sha256 of {name!r} needs pretrained weights that are a local file")
     if pretrained is True:
         _require_cached_or_hub(name)
-    size = {"img_size": image_size} if image_size and _takes_image_size(name) else {}
-    network: nn.Module = timm.create_model(name, pretrained=pretrained is True, **size)
+    network = _sized(name, pretrained is True, image_size)
     if path is not None:
         check_sha256(path, sha256)
         load_by_order(network, weights_file(path))
     return network
 
 
-def _takes_image_size(name: str) -> bool:
-    # transformers build their position embeddings for one size; convolutions take any
-    import inspect
-
-    module = inspect.getmodule(timm.model_entrypoint(name))
-    return getattr(module, "VisionTransformer", None) is not None
+def _sized(name: str, pretrained: bool, image_size: int | None) -> nn.Module:
+    """Transformers build their position embeddings for one size; convolutions take any, and no such argument."""
+    network: nn.Module
+    if image_size is not None:
+        with contextlib.suppress(TypeError):
+            network = timm.create_model(name, pretrained=pretrained, img_size=image_size)
+            return network
+    network = timm.create_model(name, pretrained=pretrained)
+    return network
 
 
 def _require_cached_or_hub(name: str) -> None:

