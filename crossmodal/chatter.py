@@ -14,6 +14,7 @@ CHATTER = (
     "Seed set",
     "`Trainer.fit` stopped",
     "Restor",
+    "Detected KeyboardInterrupt",
     "Loaded model weights",
     "Loading `train_dataloader`",
 )

@@ -50,19 +50,20 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._file = path.open("rb")
+            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
             (header_bytes,) = struct.unpack("<Q", self._map[:8])
             self._header = json.loads(self._map[8 : 8 + header_bytes])
             self._data_start = 8 + header_bytes
             self.keys: NDArray[np.bytes_] = np.ascontiguousarray(self._array("keys")).view("S16").reshape(-1)
             self.starts: NDArray[np.int64] = self._array("starts").copy()
             self.tokens = self._array("tokens")
-        except (ValueError, KeyError, struct.error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, struct.error) as error:
             raise DamagedShardError(path, "is damaged") from error
         self.dtype: str = self._header["tokens"]["dtype"]
-        # readahead would bring in neighbours that a shuffled batch does not want
-        self._map.madvise(mmap.MADV_RANDOM)
+        self._tokens_start = self._data_start + self._header["tokens"]["data_offsets"][0]
+        # what was mapped to read the keys need not stay resident
+        self._map.madvise(mmap.MADV_DONTNEED)
 
     def _array(self, name: str) -> NDArray[Any]:
         entry = self._header[name]
@@ -77,9 +78,15 @@ class Shard:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def release(self) -> None:
-        """Take the pages out of this process's resident memory; the page cache keeps them."""
-        self._map.madvise(mmap.MADV_DONTNEED)
+    def read(self, row: int, out: NDArray[Any]) -> None:
+        """Copy one input's tokens into the first rows of `out`, without the memory map."""
+        start, stop = self.starts[row], self.starts[row + 1]
+        if start == stop:
+            return
+        row_bytes = self.tokens.shape[1] * self.tokens.itemsize
+        target = out[: stop - start].data.cast("B")
+        if os.preadv(self._file.fileno(), [target], self._tokens_start + int(start) * row_bytes) != target.nbytes:
+            raise DamagedShardError(self.path, "is cut short")
 
     def fault(self) -> str | None:
         """Return what is wrong with the content, or None."""

@@ -29,7 +29,6 @@ from crossmodal.feature_files import (
 from experts.base import ExpertTokens
 
 TORCH_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-PAGES_PER_FAULT = 16 * 4096  # the kernel maps up to 16 pages around the one that is asked for
 
 
 class StoredTokens:
@@ -37,16 +36,16 @@ class StoredTokens:
 
     Args:
         folder: Of one fingerprint.
-        resident_bytes: Mapped pages are given back when about so much has been read. Resident memory stays
-            below it, however large the store.
+        mapped_bytes: A store up to this size is read through its memory map, a larger one row by row: a kernel
+            may map megabytes around every row that is touched, and counts them as resident.
 
     Raises:
         DamagedShardError: A file is cut short.
     """
 
-    def __init__(self, folder: Path, *, resident_bytes: int = 256 * 2**20) -> None:
+    def __init__(self, folder: Path, *, mapped_bytes: int = 256 * 2**20) -> None:
         self.folder = folder
-        self.resident_bytes = resident_bytes
+        self.mapped_bytes = mapped_bytes
         self.shards = [Shard(path) for path in shard_paths(folder)]
         self._first_row = np.cumsum([0, *(len(shard) for shard in self.shards)])
         keys = np.concatenate([np.empty(0, "S16"), *(shard.keys for shard in self.shards)])
@@ -56,14 +55,14 @@ class StoredTokens:
         self._lengths = np.concatenate([np.empty(0, np.int64), *lengths])
         uniform = len(self._lengths) and (self._lengths == self._lengths[0]).all()
         self._num_tokens = int(self._lengths[0]) if uniform else None
-        self._read_bytes = 0
+        self._is_mapped = sum(shard.tokens.nbytes for shard in self.shards) <= mapped_bytes
 
     def __len__(self) -> int:
         return len(self._sorted_keys)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a memory map does not travel to another process; the files are there too
-        return _open_stored, (self.folder, self.resident_bytes)
+        return _open_stored, (self.folder, self.mapped_bytes)
 
     def find(self, keys: NDArray[np.bytes_]) -> NDArray[np.int64]:
         """Return the row of each key, -1 where it is not stored."""
@@ -88,31 +87,21 @@ class StoredTokens:
         for number in np.unique(shard_of_row):
             chosen = np.flatnonzero(shard_of_row == number)
             shard, inside = self.shards[number], rows[chosen] - self._first_row[number]
-            if self._num_tokens:
+            if self._num_tokens and self._is_mapped:
                 values = shard.tokens.reshape(-1, num_tokens, width)
                 if len(chosen) == len(rows):
                     np.take(values, inside, axis=0, out=out, mode="clip")
                 else:
                     out[chosen] = values[inside]
             else:
-                for place, row in zip(chosen, inside, strict=True):
-                    tokens = shard.tokens[shard.starts[row] : shard.starts[row + 1]]
-                    out[place, : len(tokens)] = tokens
-        self._give_back(len(rows), out[0].nbytes if len(rows) else 0)
+                for place, row in zip(chosen.tolist(), inside.tolist(), strict=True):
+                    shard.read(row, out[place])
         mask_UN = torch.arange(num_tokens) < torch.from_numpy(lengths_U).unsqueeze(1)
         return ExpertTokens(tokens_UND, mask_UN)
 
-    def _give_back(self, num_rows: int, row_bytes: int) -> None:
-        self._read_bytes += num_rows * (row_bytes + PAGES_PER_FAULT)
-        if self._read_bytes > self.resident_bytes:
-            self._read_bytes = 0
-            if sum(shard.tokens.nbytes for shard in self.shards) > self.resident_bytes:
-                for shard in self.shards:
-                    shard.release()
 
-
-def _open_stored(folder: Path, resident_bytes: int) -> StoredTokens:
-    return StoredTokens(folder, resident_bytes=resident_bytes)
+def _open_stored(folder: Path, mapped_bytes: int) -> StoredTokens:
+    return StoredTokens(folder, mapped_bytes=mapped_bytes)
 
 
 class ShardWriter:

@@ -41,7 +41,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def metrics(self) -> MetricCollection:
-        """Return fresh metrics, which take `outputs_BC` and targets."""
+        """Return fresh metrics, which take `probabilities` and targets."""
 
     @abstractmethod
     def probabilities(self, outputs_BC: Tensor) -> Tensor:

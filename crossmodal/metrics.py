@@ -1,5 +1,7 @@
 """Metrics by kind of task; torchmetrics computes them.
 
+They take what `Head.probabilities` gives: torchmetrics would take logits that all lie in 0 to 1 for probabilities.
+
 Legend: B rows, C outputs.
 """
 
@@ -16,7 +18,7 @@ from torchmetrics.classification import (
 
 
 def classification(num_classes: int) -> MetricCollection:
-    """Return accuracy and macro F1 of logits (B, C) against class numbers (B,)."""
+    """Return accuracy and macro F1 of probabilities (B, C) against class numbers (B,)."""
     return MetricCollection(
         {
             "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
@@ -26,7 +28,7 @@ def classification(num_classes: int) -> MetricCollection:
 
 
 def multilabel(num_labels: int) -> MetricCollection:
-    """Return accuracy, macro F1 and mean average precision of logits (B, C) against 0 or 1 (B, C)."""
+    """Return accuracy, macro F1 and mean average precision of probabilities (B, C) against 0 or 1 (B, C)."""
     return MetricCollection(
         {
             "accuracy": MultilabelAccuracy(num_labels, average="micro"),

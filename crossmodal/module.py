@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningModule
+from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -72,7 +73,8 @@ class CrossModalModule(LightningModule):
         encode_batch_size: int = 32,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        if _given_hyperparameters.get() is not None:
+            self.save_hyperparameters()  # the configuration; built in Python, the arguments are live objects
         if heads.keys() != outputs.keys():
             raise ValueError(f"model.heads are {sorted(heads)}, but the data's tasks are {sorted(outputs)}")
         built = fusion(list(experts))
@@ -182,7 +184,8 @@ class CrossModalModule(LightningModule):
         for task, outputs_BC in predictions.items():
             metrics = self._metrics[stage][task]
             assert isinstance(metrics, MetricCollection)
-            metrics.update(outputs_BC, batch.targets[task])
+            head: Head = self.model.heads[task]  # type: ignore[assignment]
+            metrics.update(head.probabilities(outputs_BC), batch.targets[task])
             self.log_dict(metrics, batch_size=len(batch), prog_bar=stage == "val")
 
     def configure_optimizers(self) -> Any:
@@ -206,7 +209,7 @@ class CrossModalModule(LightningModule):
         """Put frozen weights back in.
 
         Raises:
-            ValueError: A frozen expert is not the one that the checkpoint was trained with.
+            ValueError: A frozen expert is not the one that the checkpoint was trained with, or the model differs.
         """
         for modality, fingerprint in checkpoint.get("frozen_experts", {}).items():
             expert = self.experts.get(modality)
@@ -215,10 +218,19 @@ class CrossModalModule(LightningModule):
                     f"the checkpoint was trained with another frozen expert for {modality!r}: its weights, "
                     "transform or settings differ from those of this configuration"
                 )
+        state = checkpoint["state_dict"]
         for modality, expert in self.experts.items():
             if expert.frozen:
                 for name, value in expert.network.state_dict().items():
-                    checkpoint["state_dict"][f"model.experts.{modality}.network.{name}"] = value
+                    state[f"model.experts.{modality}.network.{name}"] = value
+        own = self.state_dict()
+        for name in (*own, *state):
+            there, here = (tuple(some[name].shape) if name in some else None for some in (state, own))
+            if there != here:
+                raise ValueError(
+                    f"the checkpoint is of another model: {name} is {there or 'not'} in the checkpoint, "
+                    f"{here or 'not'} in this configuration"
+                )
 
 
 class WarmupCosine:

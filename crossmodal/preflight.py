@@ -13,7 +13,7 @@ import importlib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
@@ -26,6 +26,15 @@ OWN_KEYS = ("experts", "data", "model", "trainer", "seed_everything", "name", "r
 NEVER_IN_YAML = {"Tensor"}
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 Verdict = Literal["right", "wrong", "unknown"]
+
+
+class _Loader(yaml.SafeLoader):
+    """As the parser's: a date is a string."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith("timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 class UsageError(Exception):
@@ -47,11 +56,10 @@ def check(subcommand: str, arguments: list[str]) -> None:
             raise UsageError("--config wants a file")
         for key, value in _read_yaml(Path(str(name))).items():
             config[key] = value
-            origins[key] = str(name)
+            origins[str(key)] = str(name)
     for key, value in options:
         if key not in ("config", "c", "print_config") and not key.endswith("help"):
-            _override(config, key, value)
-            origins[key] = "the command line"
+            origins.update(dict.fromkeys(_override(config, key, value), "the command line"))
     if files or options:
         _Checker(subcommand, config, origins).run()
 
@@ -84,28 +92,54 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from None
     try:
-        config = yaml.safe_load(text)
+        config = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise UsageError(f"{path}{where}: no valid YAML: {getattr(error, 'problem', error)}") from None
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise UsageError(f"{path}{where}: no valid YAML: {problem}") from None
     if not isinstance(config, dict):
         raise UsageError(f"{path}: expected keys such as experts, data, model and trainer, found {_kind(config)}")
     return config
 
 
-def _override(config: dict[str, Any], key: str, value: Any) -> None:
+def _override(config: dict[str, Any], key: str, value: Any) -> list[str]:
+    """Set a dotted key as the parser does; return the keys that are new."""
     try:
-        parsed = yaml.safe_load(value) if isinstance(value, str) else value
+        parsed = yaml.load(value, _Loader) if isinstance(value, str) else value
     except yaml.YAMLError:
         parsed = value
     *parents, last = key.split(".")
+    path: list[str] = []
+    new: list[str] = []
     for parent in parents:
-        child = config.get(parent)
-        if not isinstance(child, dict):
-            child = config[parent] = {}
-        config = child
-    config[last.removesuffix("+")] = parsed
+        config, name = _arguments_of(config, parent)
+        path += [name, parent] if name else [parent]
+        if not isinstance(config.get(parent), dict):
+            config[parent] = {}
+            new.append(".".join(path))
+        config = config[parent]
+    config, name = _arguments_of(config, last)
+    path += [name] if name else []
+    own = last.removesuffix("+")
+    before = config.get(own)
+    if last.endswith("+"):
+        new += [".".join([*path, f"{own}[{len(before) if isinstance(before, list) else 0}]"])]
+        parsed = [*(before if isinstance(before, list) else []), *(parsed if isinstance(parsed, list) else [parsed])]
+    elif isinstance(before, dict) and "class_path" in before and isinstance(parsed, str):
+        parsed = {"class_path": parsed}
+    elif own == "class_path":
+        config.pop("init_args", None)  # the parser drops what the other class does not take
+    config[own] = parsed
+    return new if last.endswith("+") else [*new, ".".join([*path, own])]
+
+
+def _arguments_of(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """Where a class is named, a key that is none of its own means one of the class's arguments."""
+    if "class_path" in config and key not in CLASS_KEYS:
+        config["init_args"] = arguments = config.get("init_args") or {}
+        return arguments, "init_args"
+    return config, ""
 
 
 class _Checker:
@@ -121,7 +155,7 @@ class _Checker:
         known = [*self.own_keys, *self.method]
         for key, value in self.config.items():
             if key not in known:
-                self.fail(key, f"unknown key {key!r}{nearest(key, known)}")
+                self.fail(str(key), f"unknown key {str(key)!r}{nearest(str(key), known)}")
             if key == "experts":
                 self.check_experts(value)
             elif key == "data":
@@ -137,10 +171,10 @@ class _Checker:
             self.fail("ckpt_path", f"ckpt_path {checkpoint}: no such file")
 
     def fail(self, path: str, message: str) -> None:
-        parts = path.split(".")
-        for length in range(len(parts), 0, -1):
-            if origin := self.origins.get(".".join(parts[:length])):
+        while path:
+            if origin := self.origins.get(path):
                 raise UsageError(f"{origin}: {message}")
+            path = re.sub(r"(\[\d+\]|(^|\.)[^.\[]*)$", "", path)  # without its last key or number
         raise UsageError(message)
 
     def check_experts(self, value: Any) -> None:
@@ -165,7 +199,7 @@ class _Checker:
         try:
             signature = read_signature(class_path)
         except LookupError as error:
-            self.fail(path, f"{path}.class_path: {error.args[0]}")
+            self.fail(f"{path}.class_path", f"{path}.class_path: {error.args[0]}")
         self.check_group(signature, spec.get("init_args") or {}, f"{path}.init_args")
 
     def check_group(self, signature: Signature, values: Any, path: str) -> None:
@@ -271,7 +305,7 @@ def _judge_scalar(name: str, value: Any) -> Verdict:
         return "wrong"
     try:  # YAML reads 1e-3 as a string; the parser does not
         number = float(value)
-    except ValueError:
+    except (ValueError, TypeError):
         return "wrong"
     return "right" if name == "float" or number.is_integer() else "wrong"
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
+from crossmodal.feature_files import temporary_name
 from crossmodal.feature_store import write_json
 
 
@@ -90,11 +92,29 @@ class RunLogger(CSVLogger):
     def experiment(self) -> Any:
         """The writer of the file."""
         if self._experiment is None:
-            path = Path(self.log_dir) / "metrics.csv"
-            kept: list[dict[str, Any]] = []
-            if path.exists():
-                with path.open(newline="") as file:
-                    kept = [row for row in csv.DictReader(file) if int(row["step"] or 0) < self.first_step]
-                path.unlink()
-            super().experiment.metrics = kept
+            self._experiment = _AppendingWriter(log_dir=self.log_dir)
+            self._experiment.keep_rows_before(self.first_step)
         return self._experiment
+
+
+class _AppendingWriter(ExperimentWriter):
+    """Goes on with the file that is there, where Lightning's own would delete it."""
+
+    def _check_log_dir_exists(self) -> None:
+        return
+
+    def keep_rows_before(self, step: int) -> None:
+        """Drop the rows from this step on; whoever is killed here leaves the file as it was or as it will be."""
+        path = Path(self.metrics_file_path)
+        if not path.exists():
+            return
+        with path.open(newline="") as file:
+            rows = csv.DictReader(file)
+            kept = [row for row in rows if row["step"] and int(row["step"]) < step]
+            self.metrics_keys = list(rows.fieldnames or [])
+        temporary = temporary_name(path.parent)
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(kept)
+        temporary.replace(path)

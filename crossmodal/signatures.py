@@ -18,6 +18,9 @@ SHORT_NAMES = (
     "pytorch_lightning.strategies",
     "pytorch_lightning.profilers",
     "torch.optim",
+    "crossmodal.fusion",
+    "crossmodal.heads",
+    "crossmodal.objectives",
 )
 
 
@@ -177,7 +180,8 @@ def _near_module(name: str) -> str:
     folder = _module_path(parent) if parent else None
     if folder is None:
         return nearest(name, ["experts", "datamodules", "crossmodal", "pytorch_lightning", "torch"])
-    return nearest(last, sorted(path.stem for path in folder.parent.glob("*.py") if path.stem != "__init__"))
+    inside = [path for path in folder.parent.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    return nearest(last, sorted(path.stem for path in inside if path.stem != "__init__"))
 
 
 def _full_path(class_name: str) -> str:
@@ -185,6 +189,7 @@ def _full_path(class_name: str) -> str:
     for module_name in SHORT_NAMES:
         if module := read_module(module_name):
             known.update({name: path for name, path in module.imported.items() if name[0].isupper()})
+            known.update({name: f"{module_name}.{name}" for name in module.classes})
     if class_name not in known:
         near = difflib.get_close_matches(class_name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

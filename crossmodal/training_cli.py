@@ -51,6 +51,7 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self) -> None:
         self.run_folder: RunFolder | None = None
+        self._checkpoint_step = 0
         super().__init__(
             CrossModalModule,
             PairedDataModule,
@@ -115,6 +116,7 @@ class TrainingCLI(LightningCLI):
         if given is None and self.subcommand != "fit":
             raise ValueError(f"crossmodal {self.subcommand} needs --ckpt_path: a file, best or last")
         if given is not None:
+            self._checkpoint_step = _step_of(Path(given))
             self.run_folder = RunFolder.of_checkpoint(Path(given))
         return given
 
@@ -156,10 +158,7 @@ class TrainingCLI(LightningCLI):
 
     def _loggers(self, given: list[Any]) -> list[Logger]:
         assert self.run_folder is not None
-        step = 0
-        if self.settings.ckpt_path is not None:
-            step = torch.load(self.settings.ckpt_path, map_location="cpu", weights_only=True)["global_step"]
-        loggers: list[Logger] = [RunLogger(self.run_folder, first_step=step)]
+        loggers: list[Logger] = [RunLogger(self.run_folder, first_step=self._checkpoint_step)]
         for logger in given:
             if isinstance(logger, WandbLogger):
                 name = f"{self.settings.name}-{self.run_folder.path.name}"
@@ -238,6 +237,15 @@ class TrainingCLI(LightningCLI):
         print(f"{writer.rows:,} predictions in {path}")
 
 
+def _step_of(checkpoint: Path) -> int:
+    """Read a checkpoint's step; ValueError where it is none."""
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    # torch raises a dozen kinds of error for a file that it did not write
+    except Exception as error:
+        raise ValueError(f"{checkpoint} is no checkpoint: {(str(error) or repr(error)).splitlines()[0]}") from error
+
+
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
@@ -260,7 +268,10 @@ def main() -> int:
     except Interrupted as interrupted:
         _say_how_to_go_on(str(interrupted))
         return interrupted.exit_status
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        # before training starts, Lightning answers Ctrl-C with exit status 1
+        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
         _say_how_to_go_on("interrupted")
         return 130
     except (ValueError, OSError, MisconfigurationException) as error:

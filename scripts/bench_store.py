@@ -2,7 +2,7 @@
 
 safetensors, Arrow IPC and NumPy's own format, each read through a memory map, as shards of 128 MB. Resident
 memory is what reading every row in random order leaves mapped. The feature store is safetensors too, with keys,
-and gives mapped pages back when 256 MB have been read: its rows/s are the price of staying small.
+and reads row by row what is larger than 256 MB: its rows/s are the price of staying small.
 
     python scripts/bench_store.py [--rows 400000] [--width 256]
 """

@@ -204,6 +204,13 @@ def test_measuring_again_gives_the_same_figures(
     assert measured == {name: value for name, value in final(fitted).items() if name.startswith(split)}
 
 
+def test_another_seed_measures_the_same(crossmodal: Zygote, own: Path) -> None:
+    """The frozen image expert of dots.yaml has random weights; a checkpoint must not depend on drawing them again."""
+    options = ("--ckpt_path", "best", "--seed_everything", 1)
+    succeed(crossmodal, "test", "--config", "runs/dots/0/config.yaml", *options, cwd=own)
+    assert final(own, name="test.json").items() <= final(own).items()
+
+
 @pytest.mark.parametrize("output", [None, "elsewhere/p.parquet"])
 def test_predictions(crossmodal: Zygote, fitted: Path, output: str | None) -> None:
     options = ("--output", output) if output else ()

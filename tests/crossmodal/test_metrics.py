@@ -38,7 +38,9 @@ def test_classification(batch_size: int) -> None:
         "accuracy": float((predicted_B == targets_B).float().mean()),
         "f1": sum(f1((predicted_B == c).tolist(), (targets_B == c).tolist()) for c in range(4)) / 4,
     }
-    assert measured(classification(4), outputs_BC, targets_B, batch_size=batch_size) == pytest.approx(expected)
+    assert measured(classification(4), outputs_BC.softmax(-1), targets_B, batch_size=batch_size) == pytest.approx(
+        expected
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 23])
@@ -54,7 +56,7 @@ def test_multilabel(batch_size: int, scale: float) -> None:
         "map": sum(average_precision(outputs_BC[:, c].tolist(), targets_BC[:, c].bool().tolist()) for c in range(3))
         / 3,
     }
-    assert measured(multilabel(3), outputs_BC, targets_BC, batch_size=batch_size) == pytest.approx(expected)
+    assert measured(multilabel(3), outputs_BC.sigmoid(), targets_BC, batch_size=batch_size) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 23])
