@@ -100,6 +100,7 @@ class SaveOnInterrupt(Callback):
     def __init__(self, last: Path) -> None:
         self.last = last
         self._received: int | None = None
+        self._saved = False
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -115,12 +116,17 @@ class SaveOnInterrupt(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and end, if asked to."""
+        """Save, if asked to end; the batch is still logged after this."""
         if self._received is not None:
             trainer.save_checkpoint(self.last)
+            self._saved = True
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """End, if all is saved."""
+        if self._saved and self._received is not None:
             raise Interrupted(self._received)
 
-    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+    def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
         """End, if asked to: what was learned since the last checkpoint is learned again."""
         if self._received is not None:
             raise Interrupted(self._received)

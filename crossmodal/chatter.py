@@ -15,6 +15,7 @@ CHATTER = (
     "`Trainer.fit` stopped",
     "Restor",
     "Detected KeyboardInterrupt",
+    "`weights_only` was not set",
     "Loaded model weights",
     "Loading `train_dataloader`",
 )

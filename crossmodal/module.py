@@ -34,6 +34,10 @@ SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
 }
 
 
+class CheckpointMismatchError(ValueError):
+    """A checkpoint of another model or of other frozen experts."""
+
+
 class Prediction(TypedDict):
     """What `predict_step` returns for a task."""
 
@@ -209,13 +213,13 @@ class CrossModalModule(LightningModule):
         """Put frozen weights back in.
 
         Raises:
-            ValueError: A frozen expert is not the one that the checkpoint was trained with, or the model differs.
+            CheckpointMismatchError: A frozen expert is not the one that it was trained with, or the model differs.
         """
         for modality, fingerprint in checkpoint.get("frozen_experts", {}).items():
             expert = self.experts.get(modality)
             if expert is None or not expert.frozen or expert.fingerprint("float32") != fingerprint:
-                raise ValueError(
-                    f"the checkpoint was trained with another frozen expert for {modality!r}: its weights, "
+                raise CheckpointMismatchError(
+                    f"it was trained with another frozen expert for {modality!r}: its weights, "
                     "transform or settings differ from those of this configuration"
                 )
         state = checkpoint["state_dict"]
@@ -227,8 +231,8 @@ class CrossModalModule(LightningModule):
         for name in (*own, *state):
             there, here = (tuple(some[name].shape) if name in some else None for some in (state, own))
             if there != here:
-                raise ValueError(
-                    f"the checkpoint is of another model: {name} is {there or 'not'} in the checkpoint, "
+                raise CheckpointMismatchError(
+                    f"it is of another model: {name} is {there or 'not'} in the checkpoint, "
                     f"{here or 'not'} in this configuration"
                 )
 

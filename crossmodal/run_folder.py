@@ -72,7 +72,7 @@ class RunFolder:
 
 
 def _versions(parent: Path) -> list[int]:
-    return [int(path.name) for path in parent.glob("*") if path.name.isdigit() and path.is_dir()]
+    return [int(path.name) for path in parent.glob("*") if path.name.isdecimal() and path.is_dir()]
 
 
 class RunLogger(CSVLogger):

@@ -27,7 +27,7 @@ from crossmodal.callbacks import (
     is_terminal,
 )
 from crossmodal.chatter import tame_chatter
-from crossmodal.module import CrossModalModule
+from crossmodal.module import CheckpointMismatchError, CrossModalModule
 from crossmodal.run_folder import RunFolder, RunLogger
 from datamodules.paired import PairedDataModule
 from experts.base import Expert
@@ -76,6 +76,12 @@ class TrainingCLI(LightningCLI):
         if subcommand == "predict":
             parser.add_argument("--output", type=str | None, help="Parquet file; by default in the run's folder.")
         return parser
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except CheckpointMismatchError as error:
+            raise ValueError(f"{self.settings.ckpt_path} does not fit: {error}") from error
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint's settings override the configuration, without a word

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -155,6 +156,20 @@ class Expert(nn.Module, ABC):
             **self.describe(),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@contextmanager
+def drawn_weights(*, fixed: bool) -> Iterator[None]:
+    """Draw random weights by the global seed, or always the same ones.
+
+    A frozen network's weights are in no checkpoint, so that random ones must be drawn again as they were.
+    """
+    if not fixed:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def _digest_of_state(network: nn.Module) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experts.base import Expert, ExpertTokens, Precision
+from experts.base import Expert, ExpertTokens, Precision, drawn_weights
 from experts.inference import fold_batch_norms, to_channels_last
 from experts.weights import WeightsSource, check_sha256, load_by_order, locate, require_hub, weights_file
 
@@ -57,7 +57,7 @@ class ImageExpert(Expert):
 
     Args:
         model: timm's name, such as `tf_efficientnet_lite0`.
-        pretrained: True for the weights that the hub has under this name, false for random ones, or
+        pretrained: True for the weights that the hub has under this name, false for random ones (always the same where frozen), or
             `package:NAME[/path]`, or a local file (.safetensors, or .pth with plain tensors only).
         sha256: Refuse weights with another SHA-256.
         image_size: Height and width in pixels; by default the model's own.
@@ -89,7 +89,8 @@ class ImageExpert(Expert):
         freeze: bool = True,
         precision: Precision = "auto",
     ) -> None:
-        network = _create(model, pretrained, sha256, image_size)
+        with drawn_weights(fixed=freeze):
+            network = _create(model, pretrained, sha256, image_size)
         overrides = {
             key: value for key, value in (("img_size", image_size), ("crop_pct", crop_pct)) if value is not None
         }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from experts.base import Expert, ExpertTokens, Precision
+from experts.base import Expert, ExpertTokens, Precision, drawn_weights
 from experts.weights import WeightsSource, check_sha256, locate, require_hub
 
 
@@ -56,7 +56,7 @@ class TextExpert(Expert):
 
     Args:
         model: The hub's name of a model, or `package:NAME[/path]`, or a local folder.
-        pretrained: False builds the model from its configuration with random weights.
+        pretrained: False builds the model from its configuration with random weights (always the same where frozen).
         sha256: Refuse a weights file with another SHA-256.
         layers: Read these hidden layers (0 is the embedding) instead of the last, side by side.
         tokens: `mean` or `cls` gives one token a text, `all` one for each word piece.
@@ -83,7 +83,8 @@ class TextExpert(Expert):
         precision: Precision = "auto",
     ) -> None:
         source = _find(model, sha256)
-        network, tokenizer = _load(source, pretrained)
+        with drawn_weights(fixed=freeze):
+            network, tokenizer = _load(source, pretrained)
         config: Any = network.config
         count = config.num_hidden_layers + 1
         if layers is not None and (not layers or any(not -count <= layer < count for layer in layers)):

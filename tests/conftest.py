@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# with more threads torch's small operations wait on each other as soon as another process is busy
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).parent.parent
 OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "HTTPS_PROXY": "http://127.0.0.1:9", "COLUMNS": "200"}
 

@@ -73,13 +73,14 @@ def write(folder: Path, keys: NDArray[np.bytes_], tokens: ExpertTokens) -> Path:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("lengths", [[3] * 7, [1] * 7, [3, 1, 0, 5, 2, 2, 4]], ids=["fixed", "single", "ragged"])
 @pytest.mark.parametrize("num_shards", [1, 3])
-def test_round_trip(tmp_path: Path, dtype: torch.dtype, lengths: list[int], num_shards: int) -> None:
+@pytest.mark.parametrize("mapped_bytes", [2**20, 0])
+def test_round_trip(tmp_path: Path, dtype: torch.dtype, lengths: list[int], num_shards: int, mapped_bytes: int) -> None:
     tokens, keys = ragged(lengths, dtype), keys_of(range(7))
     writer = FeatureStore(tmp_path).writer("f", {})
     for rows in np.array_split(np.arange(7), num_shards):
         writer.add(keys[rows], ExpertTokens(tokens.tokens_BND[rows], tokens.mask_BN[rows]))
         writer.flush()
-    stored = FeatureStore(tmp_path).open("f")
+    stored = StoredTokens(tmp_path / "f", mapped_bytes=mapped_bytes)
     assert (len(stored), len(stored.shards)) == (7, num_shards)
     for rows in ([0, 1, 2, 3, 4, 5, 6], [6, 0, 3], [4, 4, 1], [5]):
         assert equal(stored.gather(stored.find(keys[rows])), take(tokens, rows))
