@@ -57,8 +57,8 @@ class ImageExpert(Expert):
 
     Args:
         model: timm's name, such as `tf_efficientnet_lite0`.
-        pretrained: True for the weights that the hub has under this name, false for random ones (always the same where frozen), or
-            `package:NAME[/path]`, or a local file (.safetensors, or .pth with plain tensors only).
+        pretrained: True for the weights that the hub has under this name, false for random ones (always the same
+            where frozen), or `package:NAME[/path]`, or a local file (.safetensors, or .pth of plain tensors).
         sha256: Refuse weights with another SHA-256.
         image_size: Height and width in pixels; by default the model's own.
         crop_pct: Share of the resized image that the centre crop keeps; by default the model's own.
