@@ -5,6 +5,7 @@ Legend: U inputs.
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -180,7 +181,9 @@ def _store_modality(
     seconds = time.perf_counter() - began
     for inputs in wanted:
         row_of_position = np.full(len(inputs.reader.source), -1, np.int64)
-        row_of_position[inputs.positions] = stored.find(inputs.keys)
+        row_of_position[inputs.positions] = rows = stored.find(inputs.keys)
+        if (rows < 0).any():
+            raise ValueError(f"{stored.folder} lost tokens while it was read; run the command again")
         data.readers(inputs.split)[modality] = StoredReader(stored, row_of_position)
     total = len(np.unique(np.concatenate([inputs.keys for inputs in wanted])))
     return Encoded(modality, encoded, total - encoded, seconds, expert.precision)
@@ -271,21 +274,22 @@ def choose_precision(
         for start in range(0, len(positions), batch_size)
     ]
     expert.to(device)
-    state = {key: value.clone() for key, value in expert.network.state_dict().items()}
+    expert.set_precision("float32")
+    exact = copy.deepcopy(expert.network)
     with torch.inference_mode():
-        expert.set_precision("float32")
         expected = [expert(batch) for batch in batches]
-        expert.set_precision("bfloat16")
+    expert.set_precision("bfloat16")
+    with torch.inference_mode():
         distance = max(map(_cosine_distance, expected, (expert(batch) for batch in batches)))
-    if distance > CLOSE:
+    if not distance <= CLOSE:  # NaN is not close
+        expert.network = exact  # what went through bfloat16 has lost digits
         expert.set_precision("float32")
-        expert.network.load_state_dict(state)  # what went through bfloat16 has lost digits
     write_json(decision, {"precision": expert.precision, "cosine_distance": distance})
 
 
 def _cosine_distance(expected: ExpertTokens, actual: ExpertTokens) -> float:
     pair = [tokens.tokens_BND[tokens.mask_BN].float() for tokens in (expected, actual)]
-    return float((1 - F.cosine_similarity(pair[0], pair[1], dim=-1)).max())
+    return float((1 - F.cosine_similarity(pair[0], pair[1], dim=-1)).max()) if len(pair[0]) else 0.0
 
 
 def _has_bfloat16(device: torch.device) -> bool:

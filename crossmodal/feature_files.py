@@ -110,14 +110,14 @@ def shard_paths(folder: Path) -> list[Path]:
 
 def temporary_name(folder: Path) -> Path:
     """Return a name for a file that is being written, which tells whose it is."""
-    return folder / f".{socket.gethostname()}-{os.getpid()}-{time.monotonic_ns()}.tmp"
+    return folder / f".{socket.gethostname()}+{os.getpid()}+{time.monotonic_ns()}.tmp"
 
 
 def remove_abandoned(folder: Path) -> None:
     """Delete what a killed process of this machine left half-written."""
-    prefix = f".{socket.gethostname()}-"
+    prefix = f".{socket.gethostname()}+"  # no host's name has a plus
     for path in folder.glob(f"{prefix}*.tmp"):
-        pid = int(path.name.removeprefix(prefix).split("-")[0])
+        pid = int(path.name.removeprefix(prefix).split("+")[0])
         try:
             os.kill(pid, 0)
         except ProcessLookupError:

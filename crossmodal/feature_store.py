@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,16 @@ class StoredTokens:
         folder: Of one fingerprint.
         mapped_bytes: A store up to this size is read through its memory map, a larger one row by row: a kernel
             may map megabytes around every row that is touched, and counts them as resident.
+        paths: The shards; by default all that there are. Rows are counted over them, in this order.
 
     Raises:
         DamagedShardError: A file is cut short.
     """
 
-    def __init__(self, folder: Path, *, mapped_bytes: int = 256 * 2**20) -> None:
+    def __init__(self, folder: Path, *, mapped_bytes: int = 256 * 2**20, paths: Sequence[Path] | None = None) -> None:
         self.folder = folder
         self.mapped_bytes = mapped_bytes
-        self.shards = [Shard(path) for path in shard_paths(folder)]
+        self.shards = [Shard(path) for path in (shard_paths(folder) if paths is None else paths)]
         self._first_row = np.cumsum([0, *(len(shard) for shard in self.shards)])
         keys = np.concatenate([np.empty(0, "S16"), *(shard.keys for shard in self.shards)])
         self._order = np.argsort(keys, kind="stable")
@@ -62,7 +63,7 @@ class StoredTokens:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a memory map does not travel to another process; the files are there too
-        return _open_stored, (self.folder, self.mapped_bytes)
+        return _open_stored, (self.folder, self.mapped_bytes, [shard.path for shard in self.shards])
 
     def find(self, keys: NDArray[np.bytes_]) -> NDArray[np.int64]:
         """Return the row of each key, -1 where it is not stored."""
@@ -100,8 +101,8 @@ class StoredTokens:
         return ExpertTokens(tokens_UND, mask_UN)
 
 
-def _open_stored(folder: Path, mapped_bytes: int) -> StoredTokens:
-    return StoredTokens(folder, mapped_bytes=mapped_bytes)
+def _open_stored(folder: Path, mapped_bytes: int, paths: list[Path]) -> StoredTokens:
+    return StoredTokens(folder, mapped_bytes=mapped_bytes, paths=paths)
 
 
 class ShardWriter:

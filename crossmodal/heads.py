@@ -107,6 +107,8 @@ class RegressionHead(Head):
 
     def loss(self, outputs_BC: Tensor, targets: Tensor) -> Tensor:
         """Return the mean squared error."""
+        if targets.shape != outputs_BC.shape:
+            raise ValueError(f"targets must have shape {tuple(outputs_BC.shape)}, not {tuple(targets.shape)}")
         return F.mse_loss(outputs_BC, targets.to(outputs_BC.dtype))
 
     def metrics(self) -> MetricCollection:

@@ -121,6 +121,14 @@ class CrossModalModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Encode what is not in the feature store yet, on rank 0, and read from it from here on."""
+        if self.trainer.world_size > 1:
+            raise ValueError("this release trains on one device; set trainer.devices: 1")
+        casts = self.trainer.precision in ("16-true", "bf16-true", "64-true")
+        if casts and any(expert.frozen for expert in self.experts.values()):
+            raise ValueError(
+                f"trainer.precision {self.trainer.precision} would cast frozen experts; use bf16-mixed, and each "
+                "expert's own `precision`"
+            )
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, PairedDataModule):
             return
@@ -195,8 +203,13 @@ class CrossModalModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW, or what the configuration says, with warm-up and a cosine, per step."""
         optimizer = self._make_optimizer(parameter_groups(self.model))
-        total = max(1, int(self.trainer.estimated_stepping_batches))
-        scheduler = LambdaLR(optimizer, WarmupCosine(total, warmup=self.warmup))
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            raise ValueError("a schedule needs an end: set trainer.max_epochs or trainer.max_steps")
+        schedule = WarmupCosine(max(1, int(total)), warmup=self.warmup)
+        # a function: LambdaLR would keep an object's length in the checkpoint, and a run that is resumed to go on
+        # for longer would train at a rate of zero
+        scheduler = LambdaLR(optimizer, lambda step: schedule(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -215,7 +228,11 @@ class CrossModalModule(LightningModule):
         Raises:
             CheckpointMismatchError: A frozen expert is not the one that it was trained with, or the model differs.
         """
-        for modality, fingerprint in checkpoint.get("frozen_experts", {}).items():
+        frozen_then = checkpoint.get("frozen_experts", {})
+        for modality, own_expert in self.experts.items():
+            if own_expert.frozen and modality not in frozen_then:
+                raise CheckpointMismatchError(f"it trained the expert for {modality!r}; here it is frozen")
+        for modality, fingerprint in frozen_then.items():
             expert = self.experts.get(modality)
             if expert is None or not expert.frozen or expert.fingerprint("float32") != fingerprint:
                 raise CheckpointMismatchError(
@@ -258,7 +275,7 @@ class WarmupCosine:
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Split what trains into matrices, which decay, and biases, norms and embeddings, which do not."""
+    """Split what trains into matrices, which decay, and vectors such as biases and norms, which do not."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in trained if parameter.dim() > 1]
     others = [parameter for parameter in trained if parameter.dim() <= 1]

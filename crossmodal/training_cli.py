@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -113,6 +114,8 @@ class TrainingCLI(LightningCLI):
             if found is None or not found.exists():
                 if self.subcommand != "fit":
                     raise ValueError(f"no {given} checkpoint of {settings.name!r} in {settings.runs}; fit it first")
+                if run is not None and (others := sorted((run.path / "checkpoints").glob("*.ckpt"))):
+                    raise ValueError(f"{run.path} has no {given}.ckpt; give one of {', '.join(map(str, others))}")
                 # killed before its first checkpoint: it begins again, in the same folder
                 self.run_folder = run
                 where = run.path if run is not None else Path(settings.runs) / settings.name
@@ -289,6 +292,11 @@ def main() -> int:
 
 
 def _say_how_to_go_on(what: str) -> None:
-    arguments = " ".join(argument for argument in sys.argv[1:] if not argument.startswith("--ckpt_path"))
-    hint = f"; go on with:\n  crossmodal {arguments} --ckpt_path last" if sys.argv[1:2] == ["fit"] else ""
-    sys.stderr.write(f"\n{what}{hint}\n")
+    command, *arguments = sys.argv[1:]
+    kept: list[str] = []
+    for position, argument in enumerate(arguments):
+        follows = position > 0 and arguments[position - 1] == "--ckpt_path"
+        if not follows and argument.partition("=")[0] != "--ckpt_path":
+            kept.append(argument)
+    again = shlex.join(["crossmodal", command, *kept, "--ckpt_path", "last"])
+    sys.stderr.write(f"\n{what}" + (f"; go on with:\n  {again}\n" if command == "fit" else "\n"))

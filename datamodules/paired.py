@@ -129,7 +129,8 @@ class PairedDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> ResumableLoader | list[Any]:
         """Return the validation split, or nothing."""
-        return self.dataloader("val") or []
+        loader = self.dataloader("val")
+        return [] if loader is None else loader
 
     def test_dataloader(self) -> ResumableLoader:
         """Return the test split."""
@@ -137,7 +138,8 @@ class PairedDataModule(LightningDataModule, ABC):
 
     def predict_dataloader(self) -> ResumableLoader:
         """Return the rows to predict: the `predict` split, or else the test split."""
-        return self.dataloader("predict") or self._required("test")
+        loader = self.dataloader("predict")
+        return self._required("test") if loader is None else loader
 
     def _required(self, split: Split) -> ResumableLoader:
         loader = self.dataloader(split)

@@ -59,6 +59,16 @@ class PairedRows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __post_init__(self) -> None:
+        for modality, index_R in self.index.items():
+            if index_R.shape != (len(self.ids),) or index_R.dtype != np.int64:
+                raise ValueError(f"index of {modality!r} must be {len(self.ids)} int64, not {index_R.dtype}")
+            if len(index_R) and not ABSENT <= index_R.min() <= index_R.max() < len(self.sources[modality]):
+                raise ValueError(f"index of {modality!r} points outside its {len(self.sources[modality])} inputs")
+        for task, target in self.targets.items():
+            if len(target) != len(self.ids):
+                raise ValueError(f"targets of {task!r} have {len(target)} rows, not {len(self.ids)}")
+
     def select(self, rows: NDArray[np.int64]) -> PairedRows:
         """Return some of the rows, over the same sources."""
         return PairedRows(
@@ -137,6 +147,8 @@ class EpochBatches(Sampler[NDArray[np.int64]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration. Lightning calls it."""
+        if epoch != self.epoch:
+            self.start = 0
         self.epoch = epoch
 
 

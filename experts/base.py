@@ -6,6 +6,7 @@ Legend: U distinct inputs, B rows, N tokens, D width.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,10 @@ class Transform(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return, as JSON, everything that changes what the transform gives."""
 
+    @property
+    def is_random(self) -> bool:
+        """Whether the same raw input may give another result."""
+
 
 class Expert(nn.Module, ABC):
     """A network that turns one modality's inputs into tokens.
@@ -108,7 +113,9 @@ class Expert(nn.Module, ABC):
 
     def why_not_stored(self) -> str | None:
         """Return why this expert's tokens cannot be kept and read back, or None if they can."""
-        return None if self.frozen else "it is trained"
+        if not self.frozen:
+            return "it is trained"
+        return "its inputs are transformed at random" if self.transform.is_random else None
 
     def forward(self, inputs: Any) -> ExpertTokens:
         """Turn collated inputs, or tokens made earlier, into tokens: one row for each of the U inputs."""
@@ -140,7 +147,12 @@ class Expert(nn.Module, ABC):
 
     def describe(self) -> dict[str, Any]:
         """Return, as JSON, everything but the weights and the precision that changes the tokens."""
-        return {"class": type(self).__qualname__, "transform": self.transform.describe()}
+        kinds = (type(self), type(self.transform))
+        return {
+            "class": type(self).__qualname__,
+            "source": [f"{kind.__module__} {_source_digest(kind)}" for kind in kinds],
+            "transform": self.transform.describe(),
+        }
 
     def fingerprint(self, precision: Precision | None = None) -> str:
         """Hash what the tokens depend on: weights, transform, settings, precision. 32 hexadecimal digits.
@@ -170,6 +182,14 @@ def drawn_weights(*, fixed: bool) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+def _source_digest(kind: type) -> str:
+    """Hash a class's code: tokens of an `encode` that has been edited since are not its tokens."""
+    try:
+        return hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
+    except OSError:  # typed in at a prompt
+        return ""
 
 
 def _digest_of_state(network: nn.Module) -> str:

@@ -47,6 +47,11 @@ class ImageTransform:
         """Stack pixels to uint8 of shape (U, 3, H, W), channels last in memory."""
         return torch.stack(list(items)).permute(0, 3, 1, 2)
 
+    @property
+    def is_random(self) -> bool:
+        """Whether crops and flips are drawn."""
+        return self.augment
+
     def describe(self) -> dict[str, Any]:
         """Return what the pixels depend on."""
         return {**{key: str(value) for key, value in self.config.items()}, "augment": self.augment}
@@ -117,7 +122,7 @@ class ImageExpert(Expert):
         self.model = model
         self.layers = layers
         self.tokens = tokens
-        self.augment = augment
+        self._norm = {"mean": list(config["mean"]), "std": list(config["std"])}
         self._mean_C11: Tensor
         self._std_C11: Tensor
         self.register_buffer("_mean_C11", 255 * torch.tensor(config["mean"]).view(-1, 1, 1), persistent=False)
@@ -130,15 +135,10 @@ class ImageExpert(Expert):
         tokens_UND = _features(self.network, pixels_UCHW, self.layers, self.tokens)
         return ExpertTokens(tokens_UND, torch.ones(tokens_UND.shape[:2], dtype=torch.bool, device=inputs.device))
 
-    def why_not_stored(self) -> str | None:
-        """Return why the tokens cannot be kept: it is trained, or its images are augmented at random."""
-        return super().why_not_stored() or ("its images are augmented" if self.augment else None)
-
     def describe(self) -> dict[str, Any]:
         """Return what the tokens depend on beside weights and precision."""
         settings = {"model": self.model, "layers": self.layers, "tokens": self.tokens}
-        norm = {"mean": self._mean_C11.flatten().tolist(), "std": self._std_C11.flatten().tolist()}
-        return {**super().describe(), **settings, **norm}
+        return {**super().describe(), **settings, **self._norm}
 
 
 def _create(name: str, pretrained: bool | WeightsSource, sha256: str | None, image_size: int | None) -> nn.Module:

@@ -46,6 +46,11 @@ class TextTransform:
         )
         return dict(encoded)
 
+    @property
+    def is_random(self) -> bool:
+        """Tokenization is not."""
+        return False
+
     def describe(self) -> dict[str, Any]:
         """Return what the word pieces depend on."""
         return {"tokenizer": self._digest, "max_length": self.max_length}
@@ -121,7 +126,9 @@ class TextExpert(Expert):
 
     def describe(self) -> dict[str, Any]:
         """Return what the tokens depend on beside weights and precision."""
-        return {**super().describe(), "layers": self.layers, "tokens": self.tokens}
+        config: Any = self.network.config
+        settings = {key: str(value) for key, value in config.to_dict().items() if key != "_name_or_path"}
+        return {**super().describe(), "layers": self.layers, "tokens": self.tokens, "config": settings}
 
 
 def _find(model: str, sha256: str | None) -> str:
@@ -131,27 +138,29 @@ def _find(model: str, sha256: str | None) -> str:
         return str(path)
     if sha256 is not None:
         raise ValueError(f"sha256 of {model!r} needs a local model or one that a package carries")
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        cached = try_to_load_from_cache(model, "config.json")
-    except HFValidationError:
-        raise ValueError(f"{model!r} is no folder, no package:NAME, and no name that a hub can have") from None
-    if not isinstance(cached, str):
-        require_hub(model)
     return model
 
 
 def _load(source: str, pretrained: bool) -> tuple[nn.Module, Any]:
     transformers_logging.disable_progress_bar()
-    local = Path(source).exists()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-        if pretrained:
-            network = AutoModel.from_pretrained(source, local_files_only=local, dtype=torch.float32)
-        else:
-            network = AutoModel.from_config(AutoConfig.from_pretrained(source, local_files_only=local))
+        network, tokenizer = _read(source, pretrained, local=True)
     except (OSError, ValueError) as error:
-        raise ValueError(f"no model can be loaded from {source}: {str(error).splitlines()[0]}") from error
+        if Path(source).exists():
+            raise ValueError(f"no model can be loaded from {source}: {str(error).splitlines()[0]}") from error
+        require_hub(source)
+        try:
+            network, tokenizer = _read(source, pretrained, local=False)
+        except (OSError, ValueError) as missing:
+            raise ValueError(f"the hub has no model {source!r}: {str(missing).splitlines()[0]}") from missing
+    tokenizer.padding_side = "right"  # `cls` is the first place
+    if getattr(network, "pooler", None) is not None:
+        network.pooler = None  # never used here, and drawn at random where the weights have none
     return network, tokenizer
+
+
+def _read(source: str, pretrained: bool, *, local: bool) -> tuple[Any, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+    if pretrained:
+        return AutoModel.from_pretrained(source, local_files_only=local, dtype=torch.float32), tokenizer
+    return AutoModel.from_config(AutoConfig.from_pretrained(source, local_files_only=local)), tokenizer

@@ -72,6 +72,10 @@ class FloatTransform:
     def describe(self) -> dict[str, Any]:
         return {}
 
+    @property
+    def is_random(self) -> bool:
+        return False
+
 
 class FloatsExpert(Expert):
     """Passes vectors on as tokens."""
@@ -80,4 +84,4 @@ class FloatsExpert(Expert):
         super().__init__(nn.Identity(), width=width, transform=FloatTransform(), precision="float32")
 
     def encode(self, inputs: Tensor) -> ExpertTokens:
-        return ExpertTokens(inputs.unsqueeze(1), torch.ones(len(inputs), 1, dtype=torch.bool))
+        return ExpertTokens(inputs.unsqueeze(1), torch.ones(len(inputs), 1, dtype=torch.bool, device=inputs.device))

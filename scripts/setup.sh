@@ -33,13 +33,13 @@ install() {
   if [ ! -w "${HOME:-/nonexistent}" ]; then
     export UV_CACHE_DIR="$VENV/.cache/uv" PIP_CACHE_DIR="$VENV/.cache/pip"
   fi
-  if "$VENV/bin/python" -m pip install --quiet uv 2>/dev/null; then
-    # compiled here once: importing what is not compiled costs 10 s at every start
+  # compiled here once: importing what is not compiled costs 10 s at every start
+  if "$VENV/bin/python" -m pip install --quiet uv 2>/dev/null &&
     "$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python" --compile-bytecode \
-      -c "$ROOT/constraints.txt" -e "$target"
-  else
-    "$VENV/bin/python" -m pip install --quiet -c "$ROOT/constraints.txt" -e "$target"
+      -c "$ROOT/constraints.txt" -e "$target"; then
+    return
   fi
+  "$VENV/bin/python" -m pip install --quiet -c "$ROOT/constraints.txt" -e "$target"
 }
 
 STAMP="$VENV/.installed-$EXTRAS"

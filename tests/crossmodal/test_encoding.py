@@ -115,7 +115,8 @@ def test_tokens_read_back_are_the_experts_own(experts: dict[str, Expert], tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("options", "why"), [({"freeze": False}, "it is trained"), ({"augment": True}, "its images are augmented")]
+    ("options", "why"),
+    [({"freeze": False}, "it is trained"), ({"augment": True}, "its inputs are transformed at random")],
 )
 def test_what_would_be_wrong_is_not_stored(
     experts: dict[str, Expert], tmp_path: Path, options: dict[str, object], why: str

@@ -6,11 +6,13 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import ROOT, Zygote
 
@@ -96,6 +98,40 @@ def test_killed_while_a_checkpoint_is_written(crossmodal: Zygote, undisturbed: P
 def test_killed_before_anything_was_written(crossmodal: Zygote, undisturbed: Path, tmp_path: Path) -> None:
     assert kill_when(crossmodal, tmp_path, lambda: (tmp_path / "runs" / "dots" / "0").exists())
     goes_on_to_the_same_end(crossmodal, tmp_path, undisturbed)
+
+
+def test_a_longer_run_goes_on_learning(crossmodal: Zygote, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed / "runs", tmp_path / "runs")
+    longer = ("fit", "--config", DOTS, "--trainer.max_epochs", 8, "--ckpt_path", "last")
+    status, output = crossmodal.run(*longer, cwd=tmp_path)
+    assert status == 0, output
+    before, after = (torch.load(last(folder), weights_only=True) for folder in (undisturbed, tmp_path))
+    assert after["global_step"] == 60  # every 5 steps of 64
+    name = "model.heads.answer.linear.weight"
+    assert not torch.equal(before["state_dict"][name], after["state_dict"][name])
+
+
+@pytest.mark.parametrize("limit", [3, 5])
+def test_limited_epochs_resume_exactly(crossmodal: Zygote, tmp_path: Path, limit: int) -> None:
+    fit = ("fit", "--config", DOTS, "--trainer.limit_train_batches", limit)
+    status, output = crossmodal.run(*fit, "--trainer.max_steps", 6 * limit, "--name", "dots", cwd=tmp_path)
+    assert status == 0, output
+    whole = figures(tmp_path)
+    halves = tmp_path / "halves"
+    halves.mkdir()
+    running = crossmodal.start(*fit, "--trainer.max_steps", 6 * limit, cwd=halves)
+    while not (running.output.exists() and "epoch 3/" in running.output.read_text()) and not is_zombie(running.pid):
+        time.sleep(0.002)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    status, output = crossmodal.run(*fit, "--trainer.max_steps", 6 * limit, "--ckpt_path", "last", cwd=halves)
+    assert status == 0, output
+    assert figures(halves) == whole
+
+
+def last(folder: Path) -> Path:
+    return folder / "runs" / "dots" / "0" / "checkpoints" / "last.ckpt"
 
 
 @pytest.mark.slow
