@@ -25,7 +25,9 @@ from datamodules.paired import PairedDataModule, Split
 from datamodules.sources import RawReader, Reader
 from experts.base import Expert, ExpertTokens
 
-FLUSH_SECONDS = 10.0  # at most so much work is lost when encoding is killed
+# when encoding is killed, at most so much work is lost: seconds, or a share of it, so that shards stay few
+FLUSH_SECONDS = 10.0
+FLUSH_SHARE = 0.05
 TRIAL_BATCHES = 3
 CLOSE = 1e-2  # the largest cosine distance between an input's tokens in bfloat16 and in float32
 
@@ -173,7 +175,8 @@ def _store_modality(
                     writer.add(inputs.keys[done : done + len(batch)], tokens)
                     done += len(batch)
                     advance(len(batch))
-                    if time.perf_counter() - flushed > FLUSH_SECONDS:
+                    elapsed = time.perf_counter() - began
+                    if began + elapsed - flushed > max(FLUSH_SECONDS, FLUSH_SHARE * elapsed):
                         writer.flush()
                         flushed = time.perf_counter()
         writer.flush()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import os
 import shutil
@@ -19,6 +20,7 @@ import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ class DamagedShardError(ValueError):
 
 
 class Shard:
-    """One file of stored tokens, memory-mapped.
+    """One file of stored tokens.
 
     Args:
         path: A file that `feature_store.ShardWriter` wrote.
@@ -49,31 +51,52 @@ class Shard:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file = path.open("rb")
         try:
-            self._file = path.open("rb")
-            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-            (header_bytes,) = struct.unpack("<Q", self._map[:8])
-            self._header = json.loads(self._map[8 : 8 + header_bytes])
+            (header_bytes,) = struct.unpack("<Q", self._file.read(8))
+            if header_bytes > os.fstat(self._file.fileno()).st_size:
+                raise ValueError("cut short")
+            self._header = json.loads(self._file.read(header_bytes))
             self._data_start = 8 + header_bytes
-            self.keys: NDArray[np.bytes_] = np.ascontiguousarray(self._array("keys")).view("S16").reshape(-1)
-            self.starts: NDArray[np.int64] = self._array("starts").copy()
-            self.tokens = self._array("tokens")
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, struct.error) as error:
+            self.keys: NDArray[np.bytes_] = self._read("keys").view("S16").reshape(-1)
+            self.starts: NDArray[np.int64] = self._read("starts")
+            self.dtype: str = self._header["tokens"]["dtype"]
+            self.num_tokens, self.width = self._header["tokens"]["shape"]
+            self._item_bytes = np.dtype(NUMPY_TYPES[self.dtype]).itemsize
+            self._tokens_start, _ = self._span("tokens")
+            if len(self.starts) != len(self.keys) + 1 or self.starts[-1] != self.num_tokens:
+                raise ValueError("lengths that do not agree")
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError, struct.error) as error:
             raise DamagedShardError(path, "is damaged") from error
-        self.dtype: str = self._header["tokens"]["dtype"]
-        self._tokens_start = self._data_start + self._header["tokens"]["data_offsets"][0]
-        # what was mapped to read the keys need not stay resident
-        self._map.madvise(mmap.MADV_DONTNEED)
 
-    def _array(self, name: str) -> NDArray[Any]:
+    def _span(self, name: str) -> tuple[int, int]:
+        """Return where an array begins in the file, and how many numbers it has."""
         entry = self._header[name]
         begin, end = entry["data_offsets"]
-        if self._data_start + end > len(self._map):
+        count, rest = divmod(end - begin, np.dtype(NUMPY_TYPES[entry["dtype"]]).itemsize)
+        if rest or begin < 0 or self._data_start + end > os.fstat(self._file.fileno()).st_size:
             raise ValueError("cut short")
-        numpy_type = np.dtype(NUMPY_TYPES[entry["dtype"]])
-        count = (end - begin) // numpy_type.itemsize
-        values = np.frombuffer(self._map, numpy_type, count, self._data_start + begin)
-        return values.reshape(entry["shape"])
+        if count != math.prod(entry["shape"]):
+            raise ValueError("another shape")
+        return self._data_start + begin, count
+
+    def _read(self, name: str) -> NDArray[Any]:
+        start, count = self._span(name)
+        self._file.seek(start)
+        values = np.fromfile(self._file, NUMPY_TYPES[self._header[name]["dtype"]], count)
+        return values.reshape(self._header[name]["shape"])
+
+    @cached_property
+    def tokens(self) -> NDArray[Any]:
+        """All tokens, memory-mapped when they are first asked for."""
+        mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        values = np.frombuffer(mapped, NUMPY_TYPES[self.dtype], self.num_tokens * self.width, self._tokens_start)
+        return values.reshape(self.num_tokens, self.width)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all tokens."""
+        return int(self.num_tokens * self.width * self._item_bytes)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -83,7 +106,7 @@ class Shard:
         start, stop = self.starts[row], self.starts[row + 1]
         if start == stop:
             return
-        row_bytes = self.tokens.shape[1] * self.tokens.itemsize
+        row_bytes = self.width * self._item_bytes
         target = out[: stop - start].data.cast("B")
         if os.preadv(self._file.fileno(), [target], self._tokens_start + int(start) * row_bytes) != target.nbytes:
             raise DamagedShardError(self.path, "is cut short")

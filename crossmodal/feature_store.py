@@ -56,7 +56,7 @@ class StoredTokens:
         self._lengths = np.concatenate([np.empty(0, np.int64), *lengths])
         uniform = len(self._lengths) and (self._lengths == self._lengths[0]).all()
         self._num_tokens = int(self._lengths[0]) if uniform else None
-        self._is_mapped = sum(shard.tokens.nbytes for shard in self.shards) <= mapped_bytes
+        self._is_mapped = sum(shard.num_bytes for shard in self.shards) <= mapped_bytes
 
     def __len__(self) -> int:
         return len(self._sorted_keys)
@@ -82,7 +82,7 @@ class StoredTokens:
         lengths_U = self._lengths[rows]
         num_tokens = self._num_tokens or int(lengths_U.max(initial=0))
         first = self.shards[0]
-        width = first.tokens.shape[1]
+        width = first.width
         tokens_UND = torch.zeros((len(rows), num_tokens, width), dtype=TORCH_TYPES[first.dtype])
         out = _as_numpy(tokens_UND)
         for number in np.unique(shard_of_row):
