@@ -2,7 +2,8 @@
 
 Importing torch, Lightning and timm takes seconds; a misspelt key should not. Signatures are read from the
 classes' source, never by importing it. What cannot be decided so is left to the real parser, which has the
-last word. What is refused here would be refused there, but for a whole group given as a file (`--data data.yaml`).
+last word. What is refused here would be refused there, but for a whole group given as a file (`--data data.yaml`)
+and an expert or a data module named without its module.
 """
 
 from __future__ import annotations

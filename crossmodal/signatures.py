@@ -22,7 +22,6 @@ SHORT_NAMES = (
     "crossmodal.heads",
     "crossmodal.objectives",
 )
-OWN_PACKAGES = ("experts", "datamodules")
 
 
 @dataclass(frozen=True)
@@ -185,15 +184,9 @@ def _near_module(name: str) -> str:
     return nearest(last, sorted(path.stem for path in inside if path.stem != "__init__"))
 
 
-def _modules_of(package: str) -> list[Path]:
-    init = _module_path(package)
-    return sorted(init.parent.glob("[!_]*.py")) if init else []
-
-
 def _full_path(class_name: str) -> str:
     known: dict[str, str] = {}
-    own = [f"{package}.{path.stem}" for package in OWN_PACKAGES for path in _modules_of(package)]
-    for module_name in (*SHORT_NAMES, *own):
+    for module_name in SHORT_NAMES:
         if module := read_module(module_name):
             known.update({name: path for name, path in module.imported.items() if name[0].isupper()})
             known.update({name: f"{module_name}.{name}" for name in module.classes})
