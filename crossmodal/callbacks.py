@@ -144,6 +144,10 @@ class EpochLines(Callback):
     def __init__(self) -> None:
         self._began = 0.0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock; a run that goes on inside an epoch starts no epoch."""
+        self._began = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._began = time.perf_counter()

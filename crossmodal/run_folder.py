@@ -40,10 +40,10 @@ class RunFolder:
                 return cls(parent / str(version))
 
     @classmethod
-    def latest(cls, runs: Path, name: str) -> RunFolder | None:
-        """Return the newest version's folder, or None."""
-        version = max(_versions(runs / name), default=None)
-        return None if version is None else cls(runs / name / str(version))
+    def latest(cls, runs: Path, name: str, *, having: str | None = None) -> RunFolder | None:
+        """Return the newest version's folder, or the newest that has this checkpoint, or None."""
+        folders = [cls(runs / name / str(version)) for version in sorted(_versions(runs / name), reverse=True)]
+        return next((run for run in folders if having is None or run.checkpoint(having).exists()), None)
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> RunFolder:

@@ -109,7 +109,9 @@ class TrainingCLI(LightningCLI):
     def _find_checkpoint(self, settings: Any) -> str | None:
         given: str | None = settings.ckpt_path
         if given in ("last", "best"):
-            run = RunFolder.latest(Path(settings.runs), settings.name)
+            # to go on means with the newest run, even if it was killed before its first checkpoint
+            having = None if self.subcommand == "fit" else given
+            run = RunFolder.latest(Path(settings.runs), settings.name, having=having)
             found = run.checkpoint(given) if run is not None else None
             if found is None or not found.exists():
                 if self.subcommand != "fit":

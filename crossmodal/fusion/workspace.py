@@ -31,7 +31,7 @@ class WorkspaceFusion(Fusion):
         dropout: In the feed-forward layers.
 
     Raises:
-        ValueError: The width is not a multiple of the number of heads.
+        ValueError: The width is not a multiple of the number of heads, or a count is too small.
     """
 
     def __init__(
@@ -48,6 +48,8 @@ class WorkspaceFusion(Fusion):
         super().__init__(modalities, width=width)
         if width % num_heads:
             raise ValueError(f"width ({width}) must be a multiple of num_heads ({num_heads})")
+        if slots < 1 or rounds < 1 or top_k < 0:
+            raise ValueError(f"slots ({slots}) and rounds ({rounds}) must be at least 1, top_k ({top_k}) at least 0")
         self.rounds = rounds
         self.modality_MD = nn.Parameter(0.02 * torch.randn(len(self.modalities), width))
         # a row without any modality still has something to read: what this token learns is the prior
