@@ -120,7 +120,7 @@ class CrossModalModule(LightningModule):
         return predictions
 
     def setup(self, stage: str) -> None:
-        """Encode what is not in the feature store yet, on rank 0, and read from it from here on."""
+        """Encode what is not in the feature store yet, and read from it from here on."""
         if self.trainer.world_size > 1:
             raise ValueError("this release trains on one device; set trainer.devices: 1")
         casts = self.trainer.precision in ("16-true", "bf16-true", "64-true")
@@ -132,29 +132,21 @@ class CrossModalModule(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, PairedDataModule):
             return
-        strategy = self.trainer.strategy
 
         def report(encoded: Encoded) -> None:
             self.seconds_encoding += encoded.seconds
             rank_zero_info(str(encoded))
 
-        def store() -> None:
-            store_tokens(
-                self.experts,
-                data,
-                self.feature_store,
-                SPLITS_OF_STAGE[stage],
-                batch_size=self.encode_batch_size,
-                device=strategy.root_device,
-                report=report,
-                show_progress=self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero,
-            )
-
-        if not self.trainer.is_global_zero:
-            strategy.barrier("feature store")  # rank 0 encodes; the others then find it all there
-        store()
-        if self.trainer.is_global_zero:
-            strategy.barrier("feature store")
+        store_tokens(
+            self.experts,
+            data,
+            self.feature_store,
+            SPLITS_OF_STAGE[stage],
+            batch_size=self.encode_batch_size,
+            device=self.trainer.strategy.root_device,
+            report=report,
+            show_progress=self.trainer.progress_bar_callback is not None,
+        )
 
     def training_step(self, batch: PairedBatch, batch_idx: int) -> Tensor:
         """Return the loss; every term is logged by its name."""
