@@ -5,23 +5,24 @@ Legend: U inputs.
 
 from __future__ import annotations
 
-import copy
-import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.nn import functional as F
 
-from crossmodal.feature_store import FeatureStore, StoredTokens, write_json
+from crossmodal.feature_store import FeatureStore, StoredTokens
+from crossmodal.memory import kept_memory
+from crossmodal.precision import choose_precision
 from datamodules.paired import PairedDataModule, Split
+from datamodules.rows import BatchLoader
 from datamodules.sources import RawReader, Reader
 from experts.base import Expert, ExpertTokens
 
@@ -29,7 +30,7 @@ from experts.base import Expert, ExpertTokens
 FLUSH_SECONDS = 10.0
 FLUSH_SHARE = 0.05
 TRIAL_BATCHES = 3
-CLOSE = 1e-2  # the largest cosine distance between an input's tokens in bfloat16 and in float32
+BATCHES_A_WORKER = 4  # fewer are not worth starting a process
 
 
 @dataclass(frozen=True)
@@ -86,22 +87,39 @@ def encode_in_batches(
     *,
     batch_size: int,
     device: torch.device,
+    num_workers: int = 0,
 ) -> Iterator[tuple[NDArray[np.int64], ExpertTokens]]:
-    """Yield positions and their tokens, batch by batch; the next inputs are read while one batch runs."""
-    batches = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
-    with ThreadPoolExecutor(max_workers=1) as pool, torch.inference_mode():
-        ahead: list[Future[Any]] = [pool.submit(reader.read, batch) for batch in batches[:2]]
-        for number, batch in enumerate(batches):
-            inputs = ahead.pop(0).result()
-            if number + 2 < len(batches):
-                ahead.append(pool.submit(reader.read, batches[number + 2]))
-            yield batch, expert(_to_device(inputs, device))
+    """Yield positions and their tokens, batch by batch, in order.
+
+    Workers read ahead for a GPU. On a CPU each also runs the network, on one core: threads that share one batch wait
+    for each other at every layer, and most of them while the next batch is read.
+    """
+    batches = _in_batches(positions, batch_size)
+
+    def encode(inputs: Any) -> ExpertTokens:
+        with torch.inference_mode():
+            tokens: ExpertTokens = expert(move_data_to_device(inputs, device))
+            return tokens
+
+    if device.type == "cpu":
+        with kept_memory():
+            read = BatchLoader(lambda batch: encode(reader.read(batch)), batches, num_workers=num_workers)
+            yield from zip(batches, read, strict=True)
+    else:
+        for batch, inputs in zip(batches, BatchLoader(reader.read, batches, num_workers=num_workers), strict=True):
+            yield batch, encode(inputs)
 
 
-def _to_device(inputs: Any, device: torch.device) -> Any:
-    return torch.utils._pytree.tree_map(
-        lambda value: value.to(device, non_blocking=True) if hasattr(value, "to") else value, inputs
-    )
+def _in_batches(positions: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    return [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
+
+
+def num_encode_workers(data: PairedDataModule, num_batches: int) -> int:
+    """Return how many processes are worth their start: the data's own number, or else one for each thread of torch."""
+    if sys.platform != "linux":
+        return 0  # elsewhere each would import torch anew
+    workers = data.num_workers or torch.get_num_threads()
+    return workers if workers > 1 and num_batches >= BATCHES_A_WORKER * workers else 0
 
 
 def store_tokens(
@@ -156,7 +174,13 @@ def _store_modality(
     wanted = _wanted_inputs(modality, expert, data, splits)
     if not wanted:
         return Encoded(modality, reason="no row has it")
-    choose_precision(expert, store, wanted[0], batch_size=batch_size, device=device)
+    trial = wanted[0].positions[: batch_size * TRIAL_BATCHES]
+    choose_precision(
+        expert,
+        store,
+        lambda: [wanted[0].reader.read(batch) for batch in _in_batches(trial, batch_size)],
+        device,
+    )
     fingerprint = expert.fingerprint()
     stored = store.open(fingerprint)
     todo = _not_stored(wanted, stored)
@@ -170,7 +194,12 @@ def _store_modality(
                 flushed = time.perf_counter()
                 done = 0
                 for batch, tokens in encode_in_batches(
-                    expert, inputs.reader, inputs.positions, batch_size=batch_size, device=device
+                    expert,
+                    inputs.reader,
+                    inputs.positions,
+                    batch_size=batch_size,
+                    device=device,
+                    num_workers=num_encode_workers(data, len(inputs.positions) // batch_size),
                 ):
                     writer.add(inputs.keys[done : done + len(batch)], tokens)
                     done += len(batch)
@@ -250,69 +279,3 @@ def _progress(modality: str, total: int, show: bool) -> Iterator[Callable[[int],
             progress.update(task, advance=count, rate=f"{done / (time.perf_counter() - began):,.0f}")
 
         yield advance
-
-
-def choose_precision(
-    expert: Expert, store: FeatureStore, inputs: _Inputs, *, batch_size: int, device: torch.device
-) -> None:
-    """Settle `precision: auto` by a short trial on real inputs, and remember it beside the store.
-
-    bfloat16 is chosen where the device has units for it and no input's tokens are further than 1e-2, as cosine
-    distance, from float32's. Time is not measured: near a tie the same command would choose now one and now
-    the other, and give other figures.
-    """
-    if expert.precision != "auto":
-        expert.set_precision(expert.precision)
-        return
-    if not _has_bfloat16(device):
-        expert.set_precision("float32")
-        return
-    decision = store.root / "precision" / f"{expert.fingerprint('float32')}.json"
-    if decision.exists():
-        expert.set_precision(json.loads(decision.read_text())["precision"])
-        return
-    positions = inputs.positions[: batch_size * TRIAL_BATCHES]
-    batches = [
-        _to_device(inputs.reader.read(positions[start : start + batch_size]), device)
-        for start in range(0, len(positions), batch_size)
-    ]
-    expert.to(device)
-    expert.set_precision("float32")
-    exact = copy.deepcopy(expert.network)
-    with torch.inference_mode():
-        expected = [expert(batch) for batch in batches]
-    expert.set_precision("bfloat16")
-    with torch.inference_mode():
-        distance = max(map(_cosine_distance, expected, (expert(batch) for batch in batches)))
-    if not distance <= CLOSE:  # NaN is not close
-        expert.network = exact  # what went through bfloat16 has lost digits
-        expert.set_precision("float32")
-    write_json(decision, {"precision": expert.precision, "cosine_distance": distance})
-
-
-def _cosine_distance(expected: ExpertTokens, actual: ExpertTokens) -> float:
-    pair = [tokens.tokens_BND[tokens.mask_BN].float() for tokens in (expected, actual)]
-    return float((1 - F.cosine_similarity(pair[0], pair[1], dim=-1)).max()) if len(pair[0]) else 0.0
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cpu":
-        return (
-            bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-            and _cpu_flags()
-            & {
-                "avx512_bf16",
-                "amx_bf16",
-                "bf16",
-            }
-            != set()
-        )
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return {flag for line in file if line.startswith(("flags", "Features")) for flag in line.split()}
-    except OSError:
-        return set()

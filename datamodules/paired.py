@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from pytorch_lightning import LightningDataModule
 
 from datamodules.rows import EpochBatches, PairedDataset, PairedRows, ResumableLoader
@@ -96,12 +95,7 @@ class PairedDataModule(LightningDataModule, ABC):
         if rows is None:
             return None
         batches = EpochBatches(len(rows), batch_size=self.batch_size, shuffle=split == "train", seed=self.seed)
-        return ResumableLoader(
-            PairedDataset(rows, self.readers(split)),
-            batches,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-        )
+        return ResumableLoader(PairedDataset(rows, self.readers(split)), batches, num_workers=self.num_workers)
 
     def train_dataloader(self) -> ResumableLoader:
         """Return the training split, shuffled; after a checkpoint was loaded, from its next batch on."""

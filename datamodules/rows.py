@@ -5,7 +5,9 @@ Legend: R rows of a split, B rows of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,33 +154,81 @@ class EpochBatches(Sampler[NDArray[np.int64]]):
         self.epoch = epoch
 
 
+class _Plain(Dataset[Any]):
+    """Returns the error of an input that cannot be read, whose message a worker process would bury in a traceback."""
+
+    def __init__(self, read: Callable[[NDArray[np.int64]], Any]) -> None:
+        self.read = read
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> Any:
+        try:
+            return self.read(rows)
+        except ValueError as error:
+            return error
+
+
+def _begin_worker(_number: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tokenizers warns of being forked, else
+
+
+class BatchLoader:
+    """Reads batches, in this process or ahead in others.
+
+    Args:
+        read: Gives a batch for a vector of rows.
+        batches: The vectors.
+        num_workers: Processes that read ahead; 0 reads in this one.
+        keep_workers: For the next iteration.
+        seed: Of the workers.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[NDArray[np.int64]], Any],
+        batches: Iterable[NDArray[np.int64]],
+        *,
+        num_workers: int = 0,
+        keep_workers: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self._loader: DataLoader[Any] = DataLoader(
+            _Plain(read),
+            sampler=batches,
+            batch_size=None,
+            num_workers=num_workers,
+            worker_init_fn=_begin_worker,
+            # nothing need be picklable, nor imported again
+            multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
+            persistent_workers=keep_workers and num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # its own generator: making an iterator must not draw from the one that training uses
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._loader:
+            if isinstance(batch, ValueError):
+                raise batch
+            yield batch
+
+
 class ResumableLoader:
     """Batches whose state is their epoch and how many of them were handed out.
 
-    A DataLoader inside reads them. It is not one itself: Lightning would rebuild it with a sampler of its own.
+    It is not a DataLoader itself: Lightning would rebuild it with a sampler of its own.
 
     Args:
         dataset: Gives a batch for a vector of rows.
         batches: Which rows make the batches.
         num_workers: Processes that read ahead; 0 reads in this one.
-        pin_memory: For a faster copy to a GPU.
     """
 
-    def __init__(
-        self, dataset: PairedDataset, batches: EpochBatches, *, num_workers: int = 0, pin_memory: bool = False
-    ) -> None:
+    def __init__(self, dataset: PairedDataset, batches: EpochBatches, *, num_workers: int = 0) -> None:
         self.dataset = dataset
         self.sampler = batches  # Lightning calls its set_epoch
         self.batch_sampler = None  # and asks for this when it predicts
-        self._loader: DataLoader[PairedBatch] = DataLoader(
-            dataset,
-            sampler=batches,
-            batch_size=None,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            pin_memory=pin_memory,
-            # its own generator: making an iterator must not draw from the one that training uses
-            generator=torch.Generator().manual_seed(batches.seed),
+        self._loader = BatchLoader(
+            dataset.__getitem__, batches, num_workers=num_workers, keep_workers=True, seed=batches.seed
         )
         self._handed_out = 0
 

@@ -17,6 +17,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from experts.inference import cast
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -105,7 +107,7 @@ class Expert(nn.Module, ABC):
         if freeze:
             self._weights_digest = _digest_of_state(original or network)
             self.network.requires_grad_(False)
-            self.network.to(self.dtype)
+            cast(self.network, self.dtype)
 
     @abstractmethod
     def encode(self, inputs: Any) -> ExpertTokens:
@@ -138,7 +140,7 @@ class Expert(nn.Module, ABC):
         if not self.frozen:
             raise ValueError("only a frozen expert can be cast")
         self.precision = precision
-        self.network.to(getattr(torch, precision))
+        cast(self.network, self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:

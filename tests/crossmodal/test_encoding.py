@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from crossmodal.encoding import Encoded, StoredReader, _has_bfloat16, store_tokens
+from crossmodal.encoding import Encoded, StoredReader, encode_in_batches, store_tokens
 from crossmodal.feature_files import entries, shard_paths
 from crossmodal.feature_store import FeatureStore
+from crossmodal.precision import has_bfloat16
 from datamodules.paired import Split
-from datamodules.sources import RawReader
+from datamodules.sources import ImageFiles, RawReader
 from datamodules.synthetic import Dots
 from experts.base import Expert, ExpertTokens
 from experts.image import ImageExpert
@@ -114,6 +115,31 @@ def test_tokens_read_back_are_the_experts_own(experts: dict[str, Expert], tmp_pa
             assert torch.equal(actual.mask_BN, expected.mask_BN)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_encode_the_same_in_order(experts: dict[str, Expert], num_workers: int) -> None:
+    data = dots(experts)
+    rows = data.rows("train")
+    assert rows is not None
+    for modality, expert in experts.items():
+        positions = rows.used(modality)[::-1].copy()
+        reader = RawReader(rows.sources[modality], expert.transform)
+        expected = expert(reader.read(positions))
+        found = list(encode_in_batches(expert, reader, positions, batch_size=4, device=CPU, num_workers=num_workers))
+        assert np.array_equal(np.concatenate([batch for batch, _ in found]), positions)
+        tokens_UND = torch.cat([tokens.tokens_BND for _, tokens in found])
+        # another batch size may add in another order
+        assert torch.allclose(tokens_UND, expected.tokens_BND, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_input_that_cannot_be_read_is_named(tmp_path: Path, num_workers: int) -> None:
+    (tmp_path / "bad.png").write_text("no picture")
+    expert = image_expert()
+    reader = RawReader(ImageFiles([tmp_path / "bad.png"]), expert.transform)
+    with pytest.raises(ValueError, match=r"^cannot read .*/bad.png: cannot identify image file"):
+        list(encode_in_batches(expert, reader, np.arange(1), batch_size=1, device=CPU, num_workers=num_workers))
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [({"freeze": False}, "it is trained"), ({"augment": True}, "its inputs are transformed at random")],
@@ -165,7 +191,7 @@ def test_another_expert_has_its_own_tokens(experts: dict[str, Expert], tmp_path:
     assert data.readers("train")["image"].read(np.arange(3)).tokens_BND.shape[1] == 1
 
 
-@pytest.mark.skipif(not _has_bfloat16(CPU), reason="this processor has no units for bfloat16")
+@pytest.mark.skipif(not has_bfloat16(CPU), reason="this processor has no units for bfloat16")
 @pytest.mark.parametrize("found", ["float32", "bfloat16"])
 def test_the_choice_of_a_precision_is_remembered(tmp_path: Path, found: str) -> None:
     experts: dict[str, Expert] = {"image": image_expert(precision="auto")}

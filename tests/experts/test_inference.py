@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ import timm.layers
 import torch
 from torch import Tensor, nn
 
-from experts.inference import fold_batch_norms
+from experts.inference import cast, fold_batch_norms
 
 IMAGE = (3, 6, 6)
 
@@ -99,3 +100,43 @@ def test_folding_changes_nothing_but_the_norms(name: str) -> None:
     if name not in EITHER:
         assert norms(folded) == (0 if name in FOLDED else norms(network))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in folded.modules())
+
+
+def smooth_pictures() -> Tensor:
+    torch.manual_seed(0)
+    return nn.functional.interpolate(torch.rand(4, 3, 3, 3), size=32, mode="bilinear")
+
+
+def test_a_cast_keeps_the_sums_of_kernels() -> None:
+    pictures = smooth_pictures()
+    exact = nn.Sequential(nn.Conv2d(3, 48, 5, groups=3, bias=False), nn.Conv2d(48, 48, 3, groups=48, bias=False))
+    nearest, kept = copy.deepcopy(exact), copy.deepcopy(exact)
+    for parameter in nearest.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    cast(kept, torch.bfloat16)
+    assert {parameter.dtype for parameter in kept.parameters()} == {torch.bfloat16}
+    kept.float()
+    for own, other in zip(exact, kept, strict=True):
+        # each kernel errs by no more than its last weight's rounding
+        bound = own.weight.abs().amax((2, 3)) * 2**-8
+        assert ((other.weight - own.weight).sum((2, 3)).abs() <= bound).all()
+        assert torch.allclose(other.weight, own.weight, rtol=2**-6, atol=2**-8)
+    with torch.no_grad():
+        errors = [float((network(pictures) - exact(pictures)).norm()) for network in (kept, nearest)]
+    assert errors[0] < errors[1] / 2
+
+
+def test_a_second_cast_changes_nothing() -> None:
+    torch.manual_seed(0)
+    network = nn.Conv2d(3, 4, 3)
+    cast(network, torch.bfloat16)
+    before = network.weight.clone()
+    cast(network, torch.bfloat16)
+    assert torch.equal(network.weight, before)
+
+
+def test_a_cast_to_float32_is_exact() -> None:
+    network = nn.Conv2d(3, 4, 3)
+    before = network.weight.clone()
+    cast(network, torch.float32)
+    assert torch.equal(network.weight, before)
