@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from crossmodal.feature_files import Entry, entries, remove
+from crossmodal.feature_files import PRECISION, Entry, entries, remove
 
 
 def main(arguments: list[str]) -> int:
@@ -23,7 +24,17 @@ def main(arguments: list[str]) -> int:
     rm.add_argument("fingerprints", nargs="*", metavar="FINGERPRINT", help="or its first digits")
     rm.add_argument("--all", action="store_true", help="delete everything")
     options = parser.parse_args(arguments)
+    if options.command == "rm" and not options.fingerprints and not options.all:
+        rm.error("name what to delete: a fingerprint as `crossmodal cache ls` shows it, or --all")
     console = Console(soft_wrap=True)
+    try:
+        return _run(options, console)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"crossmodal: error: {error}\n")
+        return 1
+
+
+def _run(options: argparse.Namespace, console: Console) -> int:
     if options.command == "rm":
         return _rm(options.root, options.fingerprints, options.all, console)
     found = list(entries(options.root, verify=options.command == "verify"))
@@ -55,9 +66,6 @@ def _show(found: list[Entry], root: Path, console: Console) -> None:
 def _rm(root: Path, fingerprints: list[str], everything: bool, console: Console) -> int:
     found = list(entries(root))
     status = 0
-    if not fingerprints and not everything:
-        console.print("name what to delete: a fingerprint as `crossmodal cache ls` shows it, or --all")
-        return 2
     for prefix in [""] if everything else fingerprints:
         chosen = [entry for entry in found if entry.folder.name.startswith(prefix)]
         if len(chosen) != 1 and not everything:
@@ -67,4 +75,6 @@ def _rm(root: Path, fingerprints: list[str], everything: bool, console: Console)
         for entry in chosen:
             remove(entry.folder)
             console.print(f"deleted {entry.folder.name[:12]}: {entry.inputs:,} inputs, {entry.num_bytes / 1e6:.1f} MB")
+    if everything and (decisions := root / PRECISION).exists():
+        remove(decisions)
     return status

@@ -169,12 +169,12 @@ class PredictionWriter(Callback):
 
     Args:
         path: The file; it appears when all rows are in it.
-        outputs: By task the names of the outputs.
+        columns: By task the names of the columns that its outputs go to.
     """
 
-    def __init__(self, path: Path, outputs: dict[str, list[str]]) -> None:
+    def __init__(self, path: Path, columns: dict[str, list[str]]) -> None:
         self.path = path
-        self.outputs = outputs
+        self.columns = columns
         self.rows = 0
         self._writer: pq.ParquetWriter | None = None
 
@@ -195,10 +195,13 @@ class PredictionWriter(Callback):
         columns: dict[str, Any] = {"id": list(batch.ids)}
         for task, predicted in outputs.items():
             prefix = "" if len(outputs) == 1 else f"{task}/"
-            columns[f"{prefix}prediction"] = predicted["prediction"]
+            decided = predicted["prediction"]
+            # a batch in which no label is on does not say what its lists are of
+            labels = pa.list_(pa.string()) if decided == [[]] * len(decided) else None
+            columns[f"{prefix}prediction"] = pa.array(decided, labels)
             probabilities: Tensor = predicted["probabilities"].float().cpu()
-            for name, column in zip(self.outputs[task], probabilities.unbind(-1), strict=True):
-                columns[f"{prefix}probability/{name}"] = column.numpy()
+            for name, column in zip(self.columns[task], probabilities.unbind(-1), strict=True):
+                columns[f"{prefix}{name}"] = column.numpy()
         table = pa.table(columns)
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import crossmodal
-from crossmodal.preflight import MODEL, TRAINER, UsageError, check
+from crossmodal.arguments import UsageError
+from crossmodal.preflight import MODEL, TRAINER, check
 from crossmodal.signatures import read_signature
 
 TRAINING = ("fit", "validate", "test", "predict")

@@ -2,6 +2,7 @@
 
     ROOT/FINGERPRINT/expert.json             what was encoded, with which expert
     ROOT/FINGERPRINT/DIGEST.safetensors      a shard: `keys` (n, 16), `starts` (n + 1), `tokens` (total, D)
+    ROOT/precision/FINGERPRINT.json          what `precision: auto` was found to be
 
 A shard is written once, under a temporary name, and renamed: whoever reads sees it whole or not at all, and
 processes that write at the same time write different shards. Its name is the digest of its content.
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 SUFFIX = ".safetensors"
 DESCRIPTION = "expert.json"
+PRECISION = "precision"
 NUMPY_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64, "U8": np.uint8}
 
 
@@ -136,6 +138,14 @@ def temporary_name(folder: Path) -> Path:
     return folder / f".{socket.gethostname()}+{os.getpid()}+{time.monotonic_ns()}.tmp"
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path.parent)
+    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    temporary.replace(path)
+
+
 def remove_abandoned(folder: Path) -> None:
     """Delete what a killed process of this machine left half-written."""
     prefix = f".{socket.gethostname()}+"  # no host's name has a plus
@@ -187,7 +197,11 @@ def entries(root: Path, *, verify: bool = False) -> Iterator[Entry]:
             inputs += len(shard)
             if verify and (fault := shard.fault()):
                 faults[path] = fault
-        yield Entry(folder, json.loads((folder / DESCRIPTION).read_text()), inputs, num_bytes, faults)
+        try:
+            description = json.loads((folder / DESCRIPTION).read_text())
+        except ValueError:
+            description = {}  # the tokens do not depend on it
+        yield Entry(folder, description, inputs, num_bytes, faults)
 
 
 def remove(folder: Path) -> None:

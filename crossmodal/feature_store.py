@@ -5,7 +5,6 @@ Legend: U inputs, N tokens, D width.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from crossmodal.feature_files import (
     remove_abandoned,
     shard_paths,
     temporary_name,
+    write_json,
 )
 from experts.base import ExpertTokens
 
@@ -172,14 +172,6 @@ class FeatureStore:
         remove_abandoned(folder)
         write_json(folder / DESCRIPTION, dict(description))
         return ShardWriter(folder)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path.parent)
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    temporary.replace(path)
 
 
 def _as_numpy(tokens: Tensor) -> NDArray[Any]:

@@ -22,6 +22,8 @@ class Head(nn.Module, ABC):
         num_outputs: C.
     """
 
+    reported = "probability"  # what `probabilities` gives, as predictions name it
+
     def __init__(self, width: int, num_outputs: int) -> None:
         super().__init__()
         if num_outputs < 1:
@@ -104,6 +106,8 @@ class MultiLabelHead(Head):
 
 class RegressionHead(Head):
     """C quantities. Targets: floats, shape (B, C)."""
+
+    reported = "value"
 
     def loss(self, outputs_BC: Tensor, targets: Tensor) -> Tensor:
         """Return the mean squared error."""

@@ -30,7 +30,7 @@ SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
     "test": ("test",),
-    "predict": ("predict", "test"),
+    "predict": ("predict",),
 }
 
 
@@ -79,8 +79,12 @@ class CrossModalModule(LightningModule):
         super().__init__()
         if _given_hyperparameters.get() is not None:
             self.save_hyperparameters()  # the configuration; built in Python, the arguments are live objects
-        if heads.keys() != outputs.keys():
-            raise ValueError(f"model.heads are {sorted(heads)}, but the data's tasks are {sorted(outputs)}")
+        for task in sorted(heads.keys() ^ outputs.keys()):
+            there = f"the data has the task {task!r}, but there is no head for it"
+            raise ValueError(
+                f"model.heads.{task}: "
+                + (there if task in outputs else f"the data has no such task; it has {', '.join(sorted(outputs))}")
+            )
         built = fusion(list(experts))
         self.model = CrossModalModel(
             experts, built, {task: head(built.width, len(outputs[task])) for task, head in heads.items()}
@@ -141,7 +145,7 @@ class CrossModalModule(LightningModule):
             self.experts,
             data,
             self.feature_store,
-            SPLITS_OF_STAGE[stage],
+            ("test",) if stage == "predict" and data.rows("predict") is None else SPLITS_OF_STAGE[stage],
             batch_size=self.encode_batch_size,
             device=self.trainer.strategy.root_device,
             report=report,
@@ -152,7 +156,15 @@ class CrossModalModule(LightningModule):
         """Return the loss; every term is logged by its name."""
         terms = self._terms(self(batch), batch)
         loss = torch.stack(list(terms.values())).sum()
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        is_logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        # looking at every loss would make a GPU wait
+        if (is_logged or loss.device.type == "cpu") and not loss.isfinite():
+            values = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
+            raise ValueError(
+                f"the loss is no longer finite at step {self.trainer.global_step} ({values}): lower the learning rate "
+                "(model.optimizer.init_args.lr), or look at the inputs of the rows " + ", ".join(list(batch.ids)[:3])
+            )
+        if is_logged:
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
             if len(terms) > 1:
                 named = {f"train/loss/{name}": term.detach() for name, term in terms.items()}
@@ -179,6 +191,10 @@ class CrossModalModule(LightningModule):
 
     def _terms(self, predictions: dict[str, Tensor], batch: PairedBatch) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = self.objective(self.model.heads, predictions, batch.targets)
+        if not terms:
+            raise ValueError(
+                f"rows {', '.join(list(batch.ids)[:3])} have no targets for any of {', '.join(predictions)}"
+            )
         return terms
 
     def _evaluate(self, batch: PairedBatch, stage: str) -> None:
@@ -186,6 +202,8 @@ class CrossModalModule(LightningModule):
         terms = self._terms(predictions, batch)
         self.log(f"{stage}/loss", torch.stack(list(terms.values())).sum(), batch_size=len(batch), sync_dist=True)
         for task, outputs_BC in predictions.items():
+            if task not in batch.targets:
+                continue
             metrics = self._metrics[stage][task]
             assert isinstance(metrics, MetricCollection)
             head: Head = self.model.heads[task]  # type: ignore[assignment]
@@ -194,7 +212,12 @@ class CrossModalModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, or what the configuration says, with warm-up and a cosine, per step."""
-        optimizer = self._make_optimizer(parameter_groups(self.model))
+        optimizer = self._make_optimizer(parameter_groups(self))
+        if self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):
+            raise ValueError(
+                "trainer.precision 16-mixed cannot clip the gradients of a fused optimizer; set "
+                "model.optimizer.init_args.fused: false, or trainer.precision: bf16-mixed"
+            )
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
             raise ValueError("a schedule needs an end: set trainer.max_epochs or trainer.max_steps")
@@ -207,6 +230,7 @@ class CrossModalModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave frozen weights out: the configuration says where they are, the fingerprint which they are."""
         frozen = {modality: expert for modality, expert in self.experts.items() if expert.frozen}
+        checkpoint["outputs"] = self.outputs
         checkpoint["frozen_experts"] = {modality: expert.fingerprint("float32") for modality, expert in frozen.items()}
         prefixes = tuple(f"model.experts.{modality}.network." for modality in frozen)
         state = checkpoint["state_dict"]
@@ -220,6 +244,8 @@ class CrossModalModule(LightningModule):
         Raises:
             CheckpointMismatchError: A frozen expert is not the one that it was trained with, or the model differs.
         """
+        if (outputs := checkpoint.get("outputs", self.outputs)) != self.outputs:
+            raise CheckpointMismatchError(f"it was trained for {_shown(outputs)}; the data has {_shown(self.outputs)}")
         frozen_then = checkpoint.get("frozen_experts", {})
         for modality, own_expert in self.experts.items():
             if own_expert.frozen and modality not in frozen_then:
@@ -244,6 +270,10 @@ class CrossModalModule(LightningModule):
                     f"it is of another model: {name} is {there or 'not'} in the checkpoint, "
                     f"{here or 'not'} in this configuration"
                 )
+
+
+def _shown(outputs: dict[str, list[str]]) -> str:
+    return "; ".join(f"{task}: {', '.join(names)}" for task, names in outputs.items())
 
 
 class WarmupCosine:

@@ -11,7 +11,8 @@ import torch
 from lightning_fabric.utilities import move_data_to_device
 from torch.nn import functional as F
 
-from crossmodal.feature_store import FeatureStore, write_json
+from crossmodal.feature_files import PRECISION, write_json
+from crossmodal.feature_store import FeatureStore
 from experts.base import Expert, ExpertTokens
 
 CLOSE = 1e-2  # the largest cosine distance between an input's tokens in bfloat16 and in float32
@@ -36,7 +37,7 @@ def choose_precision(expert: Expert, store: FeatureStore, trial: Callable[[], li
     if not has_bfloat16(device):
         expert.set_precision("float32")
         return
-    decision = store.root / "precision" / f"{expert.fingerprint('float32')}.json"
+    decision = store.root / PRECISION / f"{expert.fingerprint('float32')}.json"
     if decision.exists():
         expert.set_precision(json.loads(decision.read_text())["precision"])
         return

@@ -9,15 +9,14 @@ and an expert or a data module named without its module.
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from crossmodal.arguments import CLASS_KEYS, UsageError, kind, override, read_options, read_yaml
+from crossmodal.run_folder import checkpoint_to_evaluate
 from crossmodal.signatures import Annotation, Module, Signature, nearest, read_module, read_signature
 
 MODEL = "crossmodal.module.CrossModalModule"
@@ -25,22 +24,7 @@ TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
 OWN_KEYS = ("experts", "data", "model", "trainer", "seed_everything", "name", "runs")
 # types that nothing in a YAML file is
 NEVER_IN_YAML = {"Tensor"}
-CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 Verdict = Literal["right", "wrong", "unknown"]
-
-
-class _Loader(yaml.SafeLoader):
-    """As the parser's: a date is a string."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith("timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-class UsageError(Exception):
-    """What a user has to change, in one message."""
 
 
 def check(subcommand: str, arguments: list[str]) -> None:
@@ -51,101 +35,27 @@ def check(subcommand: str, arguments: list[str]) -> None:
     """
     config: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    options = list(_options(arguments))
+    options = list(read_options(arguments))
     files = [value for key, value in options if key in ("config", "c")]
     for name in files:
         if name in (None, ""):
             raise UsageError("--config wants a file")
-        for key, value in _read_yaml(Path(str(name))).items():
+        for key, value in read_yaml(Path(str(name))).items():
             config[key] = value
             origins[str(key)] = str(name)
     for key, value in options:
         if key not in ("config", "c", "print_config") and not key.endswith("help"):
-            origins.update(dict.fromkeys(_override(config, key, value), "the command line"))
+            origins.update(dict.fromkeys(override(config, key, value), "the command line"))
     if files or options:
-        _Checker(subcommand, config, origins).run()
-
-
-def _options(arguments: list[str]) -> Iterator[tuple[str, Any]]:
-    position = 0
-    while position < len(arguments):
-        argument = arguments[position]
-        position += 1
-        if not argument.startswith("-") or argument == "-":
-            raise UsageError(f"unexpected argument {argument!r}; options look like --trainer.max_epochs 3")
-        key, has_value, value = argument.lstrip("-").partition("=")
-        if not has_value:
-            following = arguments[position] if position < len(arguments) else None
-            if following is None or following.startswith("--"):
-                yield key, None
-                continue
-            value = following
-            position += 1
-        yield key, value
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise UsageError(f"{path}: no such file{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from None
-    try:
-        config = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
-        raise UsageError(f"{path}{where}: no valid YAML: {problem}") from None
-    if not isinstance(config, dict):
-        raise UsageError(f"{path}: expected keys such as experts, data, model and trainer, found {_kind(config)}")
-    return config
-
-
-def _override(config: dict[str, Any], key: str, value: Any) -> list[str]:
-    """Set a dotted key as the parser does; return the keys that are new."""
-    try:
-        parsed = yaml.load(value, _Loader) if isinstance(value, str) else value
-    except yaml.YAMLError:
-        parsed = value
-    *parents, last = key.split(".")
-    path: list[str] = []
-    new: list[str] = []
-    for parent in parents:
-        config, name = _arguments_of(config, parent)
-        path += [name, parent] if name else [parent]
-        if not isinstance(config.get(parent), dict):
-            config[parent] = {}
-            new.append(".".join(path))
-        config = config[parent]
-    config, name = _arguments_of(config, last)
-    path += [name] if name else []
-    own = last.removesuffix("+")
-    before = config.get(own)
-    if last.endswith("+"):
-        new += [".".join([*path, f"{own}[{len(before) if isinstance(before, list) else 0}]"])]
-        parsed = [*(before if isinstance(before, list) else []), *(parsed if isinstance(parsed, list) else [parsed])]
-    elif isinstance(before, dict) and "class_path" in before and isinstance(parsed, str):
-        parsed = {"class_path": parsed}
-    elif own == "class_path":
-        config.pop("init_args", None)  # the parser drops what the other class does not take
-    config[own] = parsed
-    return new if last.endswith("+") else [*new, ".".join([*path, own])]
-
-
-def _arguments_of(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
-    """Where a class is named, a key that is none of its own means one of the class's arguments."""
-    if "class_path" in config and key not in CLASS_KEYS:
-        config["init_args"] = arguments = config.get("init_args") or {}
-        return arguments, "init_args"
-    return config, ""
+        checker = _Checker(subcommand, config, origins)
+        checker.check_keys()
+        if not any(key == "print_config" for key, _ in options):
+            checker.check_checkpoint(Path(str(files[-1])).stem if files else "experiment")
 
 
 class _Checker:
     def __init__(self, subcommand: str, config: dict[str, Any], origins: dict[str, str]) -> None:
+        self.subcommand = subcommand
         self.config = config
         self.origins = origins
         method = read_signature(TRAINER, subcommand)
@@ -153,7 +63,7 @@ class _Checker:
         self.method = {key: value for key, value in method.annotations.items() if key not in skipped}
         self.own_keys = (*OWN_KEYS, *(("output",) if subcommand == "predict" else ()))
 
-    def run(self) -> None:
+    def check_keys(self) -> None:
         known = [*self.own_keys, *self.method]
         for key, value in self.config.items():
             if key not in known:
@@ -168,9 +78,17 @@ class _Checker:
                 self.check_value(self.method[key], value, key)
         if missing := [key for key in ("experts", "data", "model") if key not in self.config]:
             raise UsageError(f"missing {', '.join(missing)}: give a whole experiment with --config FILE")
-        checkpoint = self.config.get("ckpt_path")
-        if isinstance(checkpoint, str) and checkpoint not in ("last", "best") and not Path(checkpoint).is_file():
-            self.fail("ckpt_path", f"ckpt_path {checkpoint}: no such file")
+
+    def check_checkpoint(self, default_name: str) -> None:
+        given = self.config.get("ckpt_path")
+        if isinstance(given, str) and given not in ("last", "best") and not Path(given).is_file():
+            self.fail("ckpt_path", f"ckpt_path {given}: no such file")
+        if self.subcommand != "fit":
+            runs, name = (self.config.get(key) for key in ("runs", "name"))
+            try:
+                checkpoint_to_evaluate(self.subcommand, given, Path(runs or "runs"), name or default_name)
+            except ValueError as error:
+                raise UsageError(str(error)) from None
 
     def fail(self, path: str, message: str) -> None:
         while path:
@@ -181,7 +99,7 @@ class _Checker:
 
     def check_experts(self, value: Any) -> None:
         if not isinstance(value, dict) or not value:
-            self.fail("experts", f"experts: expected an expert for each modality, found {_kind(value)}")
+            self.fail("experts", f"experts: expected an expert for each modality, found {kind(value)}")
         for modality, spec in value.items():
             self.check_class(spec, f"experts.{modality}")
 
@@ -191,13 +109,13 @@ class _Checker:
         if not isinstance(spec, dict) or "class_path" not in spec:
             if isinstance(spec, dict) and self.origins.keys() & {f"{path}.{key}" for key in ("init_args", *spec)}:
                 return  # an override of one argument, whose class is the parser's to know
-            self.fail(path, f"{path}: expected class_path and init_args, found {_kind(spec)}")
+            self.fail(path, f"{path}: expected class_path and init_args, found {kind(spec)}")
         if extra := spec.keys() - CLASS_KEYS:
             key = sorted(extra)[0]
             self.fail(path, f"unknown key '{path}.{key}'; arguments of the class go under init_args")
         class_path = spec["class_path"]
         if not isinstance(class_path, str):
-            self.fail(path, f"{path}.class_path: expected a class, found {_kind(class_path)}")
+            self.fail(path, f"{path}.class_path: expected a class, found {kind(class_path)}")
         try:
             signature = read_signature(class_path)
         except LookupError as error:
@@ -206,7 +124,7 @@ class _Checker:
 
     def check_group(self, signature: Signature, values: Any, path: str) -> None:
         if not isinstance(values, dict):
-            self.fail(path, f"{path}: expected keys and values, found {_kind(values)}")
+            self.fail(path, f"{path}: expected keys and values, found {kind(values)}")
         for key, value in values.items():
             name = f"{path}.{key}"
             if key in signature.annotations:
@@ -218,7 +136,7 @@ class _Checker:
         if annotation.node is None:
             return
         if self.judge(annotation.node, annotation.module, value, path) == "wrong":
-            self.fail(path, f"{path}: expected {ast.unparse(annotation.node)}, found {_kind(value)}")
+            self.fail(path, f"{path}: expected {ast.unparse(annotation.node)}, found {kind(value)}")
 
     def judge(self, node: ast.expr, module: Module, value: Any, path: str) -> Verdict:
         match node:
@@ -310,8 +228,3 @@ def _judge_scalar(name: str, value: Any) -> Verdict:
     except (ValueError, TypeError):
         return "wrong"
     return "right" if name == "float" or number.is_integer() else "wrong"
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "keys and values", list: "a list", type(None): "nothing"}
-    return names.get(type(value)) or f"{type(value).__name__} {value!r}"

@@ -1,18 +1,16 @@
-"""What a run leaves: `runs/<name>/<version>/` with its configuration, checkpoints and figures."""
+"""What a run leaves: `runs/<name>/<version>/` with its configuration, checkpoints and figures.
+
+Nothing here imports torch, so that a missing checkpoint is noticed at once.
+"""
 
 from __future__ import annotations
 
-import csv
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric.loggers.logger import rank_zero_experiment
-from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.loggers.csv_logs import ExperimentWriter
-
-from crossmodal.feature_files import temporary_name
-from crossmodal.feature_store import write_json
+from crossmodal.feature_files import write_json
 
 
 @dataclass(frozen=True)
@@ -48,18 +46,15 @@ class RunFolder:
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> RunFolder:
         """Return the run that a checkpoint belongs to, or else the folder that it lies in."""
-        parent = checkpoint.resolve().parent
-        return cls(parent.parent if parent.name == "checkpoints" else parent)
+        folder = checkpoint.absolute().parent
+        run = folder.parent if folder.name == "checkpoints" else folder
+        here = Path.cwd()
+        return cls(run.relative_to(here) if run.is_relative_to(here) else run)
 
     @property
     def config(self) -> Path:
         """The complete configuration."""
         return self.path / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        """The final figures."""
-        return self.path / "metrics.json"
 
     def checkpoint(self, name: str) -> Path:
         """Return where `last` or `best` is."""
@@ -70,51 +65,28 @@ class RunFolder:
         write_json(self.path / file_name, figures)
         return self.path / file_name
 
+    def remove(self) -> None:
+        """Delete it, and the experiment's folder if it has no other run."""
+        shutil.rmtree(self.path)
+        if not any(self.path.parent.iterdir()):
+            self.path.parent.rmdir()
+
+
+def checkpoint_to_evaluate(command: str, given: str | None, runs: Path, name: str) -> Path:
+    """Return the file that `--ckpt_path` means: best and last are those of the newest run that has one.
+
+    Raises:
+        ValueError: None is given, or there is none.
+    """
+    if given is None:
+        raise ValueError(f"crossmodal {command} needs --ckpt_path: a file, best or last")
+    if given not in ("best", "last"):
+        return Path(given)
+    run = RunFolder.latest(runs, name, having=given)
+    if run is None:
+        raise ValueError(f"no {given} checkpoint of {name!r} in {runs}; fit it first")
+    return run.checkpoint(given)
+
 
 def _versions(parent: Path) -> list[int]:
     return [int(path.name) for path in parent.glob("*") if path.name.isdecimal() and path.is_dir()]
-
-
-class RunLogger(CSVLogger):
-    """Writes `metrics.csv`. A run that goes on keeps its rows up to the step of its checkpoint.
-
-    Args:
-        run: Where to write.
-        first_step: Rows of this step and later ones are written again, so they are dropped.
-    """
-
-    def __init__(self, run: RunFolder, *, first_step: int = 0) -> None:
-        super().__init__(save_dir=run.path.parent.parent, name=run.path.parent.name, version=run.path.name)
-        self.first_step = first_step
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """The writer of the file."""
-        if self._experiment is None:
-            self._experiment = _AppendingWriter(log_dir=self.log_dir)
-            self._experiment.keep_rows_before(self.first_step)
-        return self._experiment
-
-
-class _AppendingWriter(ExperimentWriter):
-    """Goes on with the file that is there, where Lightning's own would delete it."""
-
-    def _check_log_dir_exists(self) -> None:
-        return
-
-    def keep_rows_before(self, step: int) -> None:
-        """Drop the rows from this step on; whoever is killed here leaves the file as it was or as it will be."""
-        path = Path(self.metrics_file_path)
-        if not path.exists():
-            return
-        with path.open(newline="") as file:
-            rows = csv.DictReader(file)
-            kept = [row for row in rows if row["step"] and int(row["step"]) < step]
-            self.metrics_keys = list(rows.fieldnames or [])
-        temporary = temporary_name(path.parent)
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
-            writer.writeheader()
-            writer.writerows(kept)
-        temporary.replace(path)

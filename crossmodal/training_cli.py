@@ -7,10 +7,9 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -28,23 +27,12 @@ from crossmodal.callbacks import (
     is_terminal,
 )
 from crossmodal.chatter import tame_chatter
+from crossmodal.errors import MISTAKES, TRACEBACK, Parser, without_types
 from crossmodal.module import CheckpointMismatchError, CrossModalModule
-from crossmodal.run_folder import RunFolder, RunLogger
+from crossmodal.run_folder import RunFolder, checkpoint_to_evaluate
+from crossmodal.run_logger import RunLogger
 from datamodules.paired import PairedDataModule
 from experts.base import Expert
-
-TRACEBACK = "CROSSMODAL_TRACEBACK"
-
-
-class Parser(LightningArgumentParser):
-    """Answers a mistake with one message."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print it and exit with status 2."""
-        if os.environ.get(TRACEBACK) and ex is not None:
-            raise ex
-        sys.stderr.write(f"crossmodal: error: {message}\n")
-        sys.exit(2)
 
 
 class TrainingCLI(LightningCLI):
@@ -52,17 +40,22 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self) -> None:
         self.run_folder: RunFolder | None = None
+        self._new_folder: RunFolder | None = None
         self._checkpoint_step = 0
-        super().__init__(
-            CrossModalModule,
-            PairedDataModule,
-            subclass_mode_data=True,
-            parser_class=Parser,
-            save_config_callback=None,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
-        )
+        try:
+            super().__init__(
+                CrossModalModule,
+                PairedDataModule,
+                subclass_mode_data=True,
+                parser_class=Parser,
+                save_config_callback=None,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
+            )
+        except MISTAKES:
+            self._remove_refused_run()
+            raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the keys that stand beside model, data and trainer, and link them."""
@@ -88,6 +81,15 @@ class TrainingCLI(LightningCLI):
         # Lightning would let the checkpoint's settings override the configuration, without a word
         return
 
+    def _remove_refused_run(self) -> None:
+        """Remove the folder of a run that took no step: it would be the newest, which `last` goes on with."""
+        trainer = getattr(self, "trainer", None)
+        if self._new_folder is None or (trainer is not None and trainer.global_step > 0):
+            return
+        if wandb := sys.modules.get("wandb"):
+            wandb.finish()
+        self._new_folder.remove()
+
     @property
     def settings(self) -> Any:
         """The subcommand's part of the configuration."""
@@ -108,28 +110,28 @@ class TrainingCLI(LightningCLI):
 
     def _find_checkpoint(self, settings: Any) -> str | None:
         given: str | None = settings.ckpt_path
-        if given in ("last", "best"):
+        runs = Path(settings.runs)
+        if self.subcommand != "fit":
+            found = checkpoint_to_evaluate(self.subcommand or "", given, runs, settings.name)
+        elif given is None:
+            return None
+        elif given in ("last", "best"):
             # to go on means with the newest run, even if it was killed before its first checkpoint
-            having = None if self.subcommand == "fit" else given
-            run = RunFolder.latest(Path(settings.runs), settings.name, having=having)
-            found = run.checkpoint(given) if run is not None else None
-            if found is None or not found.exists():
-                if self.subcommand != "fit":
-                    raise ValueError(f"no {given} checkpoint of {settings.name!r} in {settings.runs}; fit it first")
+            run = RunFolder.latest(runs, settings.name)
+            if run is None or not run.checkpoint(given).exists():
                 if run is not None and (others := sorted((run.path / "checkpoints").glob("*.ckpt"))):
                     raise ValueError(f"{run.path} has no {given}.ckpt; give one of {', '.join(map(str, others))}")
-                # killed before its first checkpoint: it begins again, in the same folder
+                # it begins again, in the same folder
                 self.run_folder = run
-                where = run.path if run is not None else Path(settings.runs) / settings.name
+                where = run.path if run is not None else runs / settings.name
                 print(f"no checkpoint in {where} yet: starting from the beginning", flush=True)
                 return None
-            given = str(found)
-        if given is None and self.subcommand != "fit":
-            raise ValueError(f"crossmodal {self.subcommand} needs --ckpt_path: a file, best or last")
-        if given is not None:
-            self._checkpoint_step = _step_of(Path(given))
-            self.run_folder = RunFolder.of_checkpoint(Path(given))
-        return given
+            found = run.checkpoint(given)
+        else:
+            found = Path(given)
+        self._checkpoint_step = _step_of(found)
+        self.run_folder = RunFolder.of_checkpoint(found)
+        return str(found)
 
     def instantiate_classes(self) -> None:
         """Build data and model once; the experts live in the model, their transforms go to the data."""
@@ -152,20 +154,26 @@ class TrainingCLI(LightningCLI):
         if self.subcommand == "fit" and not self.is_trial:
             self.run_folder = self._folder_to_fit_in()
             own.append(SaveOnInterrupt(self.run_folder.checkpoint("last")))
+            if settings.enable_checkpointing is not False and not any(map(_keeps_newest, callbacks)):
+                own.append(ModelCheckpoint(filename="last", enable_version_counter=False))
             kwargs["logger"] = self._loggers(_as_list(settings.logger))
         else:
             callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
             kwargs["logger"] = False
         kwargs["callbacks"] = callbacks
         kwargs["plugins"] = [*_as_list(settings.plugins), AtomicCheckpointIO()]
-        return self._instantiate_trainer({**settings, **kwargs}, own)
+        trainer = self._instantiate_trainer({**settings, **kwargs}, own)
+        if trainer.num_devices * trainer.num_nodes > 1:
+            raise ValueError("trainer.devices, trainer.num_nodes: this release trains on one device; set both to 1")
+        return trainer
 
     def _folder_to_fit_in(self) -> RunFolder:
         """Go on in the checkpoint's run, if it is a run of this experiment; else begin a new one."""
         parent = Path(self.settings.runs) / self.settings.name
         if self.run_folder is not None and self.run_folder.path.resolve().parent == parent.resolve():
             return RunFolder(parent / self.run_folder.path.name)
-        return RunFolder.new(Path(self.settings.runs), self.settings.name)
+        self._new_folder = RunFolder.new(Path(self.settings.runs), self.settings.name)
+        return self._new_folder
 
     def _loggers(self, given: list[Any]) -> list[Logger]:
         assert self.run_folder is not None
@@ -242,10 +250,17 @@ class TrainingCLI(LightningCLI):
         """Write a checkpoint's predictions."""
         assert self.run_folder is not None
         path = Path(self.settings.output or self.run_folder.path / "predictions.parquet")
-        writer = PredictionWriter(path, self.model.outputs)
+        names = {
+            task: [f"{head.reported}/{name}" for name in self.model.outputs[task]] for task, head in self.model.heads
+        }
+        writer = PredictionWriter(path, names)
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         self.trainer.predict(**{**kwargs, "return_predictions": False, "weights_only": True})
         print(f"{writer.rows:,} predictions in {path}")
+
+
+def _keeps_newest(callback: Callback) -> bool:
+    return isinstance(callback, ModelCheckpoint) and callback.monitor is None
 
 
 def _step_of(checkpoint: Path) -> int:
@@ -285,10 +300,10 @@ def main() -> int:
             raise
         _say_how_to_go_on("interrupted")
         return 130
-    except (ValueError, OSError, MisconfigurationException) as error:
+    except MISTAKES as error:
         if os.environ.get(TRACEBACK):
             raise
-        sys.stderr.write(f"crossmodal: error: {error}\n")
+        sys.stderr.write(f"crossmodal: error: {without_types(str(error))}\n")
         return 1
     return 0
 

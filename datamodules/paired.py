@@ -72,8 +72,8 @@ class PairedDataModule(LightningDataModule, ABC):
                 return None
             if missing := self._paired.transforms.keys() - rows.sources.keys():
                 raise ValueError(
-                    f"experts for {sorted(missing)}, but {type(self).__name__} has the modalities "
-                    f"{sorted(rows.sources)}"
+                    f"experts.{min(missing)}: {type(self).__name__} has no such modality; it has "
+                    f"{', '.join(sorted(rows.sources))}"
                 )
             self._paired.rows[split] = rows
         return self._paired.rows[split]
@@ -84,7 +84,7 @@ class PairedDataModule(LightningDataModule, ABC):
             rows = self.rows(split)
             assert rows is not None
             self._paired.readers[split] = {
-                modality: RawReader(rows.sources[modality], transform)
+                modality: RawReader(rows.sources[modality], transform if split == "train" else transform.for_evaluation)
                 for modality, transform in self._paired.transforms.items()
             }
         return self._paired.readers[split]

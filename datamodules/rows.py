@@ -6,7 +6,9 @@ Legend: R rows of a split, B rows of a batch.
 from __future__ import annotations
 
 import os
+import random
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from datamodules.batch import ABSENT, PairedBatch
 from datamodules.sources import Reader, Source
@@ -161,6 +163,12 @@ class _Plain(Dataset[Any]):
         self.read = read
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Any:
+        if get_worker_info() is not None:
+            # a random transform draws by the rows, so that a run that goes on draws what it would have drawn
+            seed = zlib.crc32(rows.tobytes())
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
         try:
             return self.read(rows)
         except ValueError as error:

@@ -101,6 +101,10 @@ class InputTransform(Protocol):
     def collate(self, items: Sequence[Any]) -> Any:
         """Join transformed inputs."""
 
+    @property
+    def for_evaluation(self) -> InputTransform:
+        """The transform without chance, for what is not trained on: itself, if it has none."""
+
 
 class RawReader:
     """Loads and transforms inputs when they are asked for.

@@ -67,8 +67,8 @@ class Transform(Protocol):
         """Return, as JSON, everything that changes what the transform gives."""
 
     @property
-    def is_random(self) -> bool:
-        """Whether the same raw input may give another result."""
+    def for_evaluation(self) -> Transform:
+        """The transform without chance, for what is not trained on: itself, if it has none."""
 
 
 class Expert(nn.Module, ABC):
@@ -117,7 +117,8 @@ class Expert(nn.Module, ABC):
         """Return why this expert's tokens cannot be kept and read back, or None if they can."""
         if not self.frozen:
             return "it is trained"
-        return "its inputs are transformed at random" if self.transform.is_random else None
+        is_random = self.transform.for_evaluation is not self.transform
+        return "its inputs are transformed at random" if is_random else None
 
     def forward(self, inputs: Any) -> ExpertTokens:
         """Turn collated inputs, or tokens made earlier, into tokens: one row for each of the U inputs."""

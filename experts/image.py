@@ -33,7 +33,7 @@ class ImageTransform:
     """
 
     def __init__(self, config: dict[str, Any], *, augment: bool = False) -> None:
-        self.config = {
+        self.config: dict[str, Any] = {
             key: config[key] for key in ("input_size", "interpolation", "crop_pct", "crop_mode") if key in config
         }
         self.augment = augment
@@ -54,9 +54,9 @@ class ImageTransform:
         return torch.stack(list(items)).permute(0, 3, 1, 2)
 
     @property
-    def is_random(self) -> bool:
-        """Whether crops and flips are drawn."""
-        return self.augment
+    def for_evaluation(self) -> ImageTransform:
+        """Without crops and flips."""
+        return ImageTransform(self.config) if self.augment else self
 
     def describe(self) -> dict[str, Any]:
         """Return what the pixels depend on."""
@@ -76,7 +76,7 @@ class ImageExpert(Expert):
         layers: Read these stages (0 is the first) instead of the last, their channels side by side.
         tokens: `pooled` gives one token: the model's own pooling, or of `layers` the mean over the image. `grid`
             gives one for each place (a transformer's last layer also its class token).
-        augment: Random crops and flips, in training and everywhere else; turns the feature store off.
+        augment: Random crops and flips in training; turns the feature store off.
         freeze: Nothing trains, normalisation stays in eval mode.
         precision: Of a frozen network; see `Expert`.
 

@@ -47,9 +47,9 @@ class TextTransform:
         return dict(encoded)
 
     @property
-    def is_random(self) -> bool:
-        """Tokenization is not."""
-        return False
+    def for_evaluation(self) -> TextTransform:
+        """Itself: tokenization has no chance in it."""
+        return self
 
     def describe(self) -> dict[str, Any]:
         """Return what the word pieces depend on."""

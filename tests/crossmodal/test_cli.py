@@ -81,6 +81,8 @@ def test_torch_is_not_imported(arguments: list[str], tmp_path: Path) -> None:
         (["fit", "--config", DOTS, "--trainer.max_epoch", "3"], "unknown key 'trainer.max_epoch'"),
         (["fit", "--config", "dotz.yaml"], "dotz.yaml: no such file"),
         (["test", "--config", DOTS, "--ckpt_path", "nothing.ckpt"], "nothing.ckpt: no such file"),
+        (["test", "--config", DOTS], "crossmodal test needs --ckpt_path"),
+        (["predict", "--config", DOTS, "--ckpt_path", "best"], "no best checkpoint of 'dots' in runs; fit it first"),
         (["fit", "--name", "x"], "missing experts, data, model"),
         (["fits"], "no command 'fits'"),
     ],
@@ -113,18 +115,18 @@ TEXT = "{class_path: experts.text.TextExpert, init_args: {model: 'package:gt_all
         (("fit", "--experts.image.init_args.pretrained", "true"), "hub is switched off"),
         (
             ("fit", "--experts.speech", TEXT),
-            "experts for ['speech'], but Dots has the modalities ['image', 'question']",
+            "experts.speech: Dots has no such modality; it has image, question",
         ),
         (
             ("fit", "--model.heads", "{colour: crossmodal.heads.ClassificationHead}"),
-            "model.heads are ['colour'], but the data's tasks are ['answer']",
+            "model.heads.answer: the data has the task 'answer', but there is no head for it",
         ),
         (("fit", "--model.fusion.init_args.num_heads", "5"), "width (32) must be a multiple of num_heads (5)"),
-        (("fit", "--data.init_args.batch_size", "0"), "batch_size must be at least 1"),
+        (("fit", "--data.init_args.batch_size", "0"), "crossmodal: error: batch_size must be at least 1, not 0\n"),
+        (("fit", "--trainer.max_epochs", "-5"), "max_epochs"),
+        (("fit", "--trainer.devices", "2", "--trainer.accelerator", "cpu"), "this release trains on one device"),
+        (("fit", "--model.optimizer.init_args.lr", "-1"), "Invalid learning rate: -1"),
         (("fit", "--trainer.precision", "banana"), "trainer.precision"),
-        (("test",), "crossmodal test needs --ckpt_path"),
-        (("predict",), "crossmodal predict needs --ckpt_path"),
-        (("test", "--ckpt_path", "best"), "no best checkpoint of 'dots'"),
         (("test", "--ckpt_path", DOTS), "dots.yaml"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
@@ -138,6 +140,19 @@ def test_what_cannot_be_built_is_one_message(
     assert message in output
     assert "Traceback" not in output
     assert output.count("crossmodal: error: ") == 1
+    assert not list(tmp_path.glob("runs/dots/*"))  # `last` must not go on with a run that never began
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(crossmodal: Zygote, tmp_path: Path) -> None:
+    status, output = crossmodal.run(*FIT, "--model.optimizer.init_args.lr", "1e30", cwd=tmp_path)
+    assert status == 1
+    assert "the loss is no longer finite at step" in output
+    assert "Traceback" not in output
+
+
+def test_without_a_callback_for_it_the_newest_checkpoint_is_kept(crossmodal: Zygote, tmp_path: Path) -> None:
+    succeed(crossmodal, *FIT, "--trainer.callbacks", "[]", "--trainer.max_epochs", 1, cwd=tmp_path)
+    assert (tmp_path / "runs" / "dots" / "0" / "checkpoints" / "last.ckpt").exists()
 
 
 # One run, looked at from all sides
@@ -352,6 +367,14 @@ def test_cache_verify(crossmodal: Zygote, own: Path, damage: Callable[[Path], No
     assert "question: 0 inputs encoded" in output
 
 
+def test_cache_survives_a_broken_description(own: Path) -> None:
+    for path in (own / "runs" / "features").glob("*/expert.json"):
+        path.write_text("{")
+    done = script("cache", "ls", cwd=own)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 3
+
+
 def test_cache_rm(own: Path) -> None:
     first, second = sorted(path.parent for path in (own / "runs" / "features").glob("*/expert.json"))
     assert script("cache", "rm", cwd=own).returncode == 2
@@ -363,5 +386,5 @@ def test_cache_rm(own: Path) -> None:
     assert script("cache", "rm", shown, cwd=own).returncode == 0
     assert (first.exists(), second.exists()) == (False, True)
     assert script("cache", "rm", "--all", cwd=own).returncode == 0
-    assert not second.exists()
+    assert not list((own / "runs" / "features").iterdir())
     assert (own / "runs" / "dots" / "0" / "config.yaml").exists()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,19 +12,9 @@ from crossmodal.heads import ClassificationHead, RegressionHead
 from crossmodal.model import CrossModalModel, Projection
 from datamodules.batch import PairedBatch
 from experts.base import Expert, ExpertTokens
+from tests.transforms import AsItIs
 
 IN, WIDTH = 3, 16
-
-
-class AsItIs:
-    def __call__(self, raw: Tensor) -> Tensor:
-        return raw
-
-    def collate(self, items: Sequence[Tensor]) -> Tensor:
-        return torch.stack(list(items))
-
-    def describe(self) -> dict[str, Any]:
-        return {}
 
 
 class Tiny(Expert):

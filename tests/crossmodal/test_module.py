@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from crossmodal.fusion import WorkspaceFusion
 from crossmodal.heads import ClassificationHead
 from crossmodal.module import CrossModalModule, WarmupCosine, parameter_groups
+from crossmodal.objectives import TaskObjective
 from datamodules.synthetic import Dots
 from experts.base import Expert
 from experts.image import ImageExpert
@@ -85,7 +86,7 @@ def test_an_empty_group_is_left_out() -> None:
 
 
 def test_heads_that_are_no_tasks_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"model.heads are \['answer'\], but the data's tasks are \['price'\]"):
+    with pytest.raises(ValueError, match=r"model.heads.answer: the data has no such task; it has price"):
         CrossModalModule({}, lambda _: WorkspaceFusion([], width=8), {"answer": ClassificationHead}, {"price": ["x"]})
 
 
@@ -119,6 +120,38 @@ def test_another_frozen_expert_is_refused(change: dict[str, Any]) -> None:
     checkpoint = checkpoint_of(build())
     with pytest.raises(ValueError, match="trained with another frozen expert for 'image'"):
         build(**change).on_load_checkpoint(checkpoint)
+
+
+def test_other_outputs_are_refused() -> None:
+    module = build()
+    checkpoint = checkpoint_of(module)
+    other = build()
+    other.outputs = {"answer": module.outputs["answer"][::-1]}
+    with pytest.raises(ValueError, match=r"it was trained for answer: .*; the data has answer: "):
+        other.on_load_checkpoint(checkpoint)
+
+
+class UncertaintyWeights(TaskObjective):
+    """An objective that learns, as Kendall et al. 2018 weigh tasks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(()))
+
+
+def test_what_an_objective_learns_is_optimised() -> None:
+    module = build()
+    module.objective = UncertaintyWeights()
+    grouped = [parameter for group in parameter_groups(module) for parameter in group["params"]]
+    assert any(parameter is module.objective.log_variance for parameter in grouped)
+
+
+def test_rows_without_targets_are_named() -> None:
+    module = build()
+    batch = next(iter(connected(module).train_dataloader()))
+    batch.targets = {}
+    with pytest.raises(ValueError, match=r"rows train/\d+, .* have no targets for any of answer"):
+        module._terms(module(batch), batch)
 
 
 def test_the_precision_of_a_frozen_expert_may_differ() -> None:

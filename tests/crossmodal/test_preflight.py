@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from crossmodal.preflight import UsageError, check
+from crossmodal.arguments import UsageError
+from crossmodal.preflight import check
 from tests.conftest import ROOT, Zygote
 
 CONFIGS = {path.name: path.read_text() for path in (ROOT / "configs").glob("*.yaml")}
@@ -209,8 +210,23 @@ def test_an_argument_without_a_key(arguments: list[str], message: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_our_configs_are_right(name: str) -> None:
-    for command in ("fit", "validate", "test", "predict"):
-        accepted(CONFIGS[name], command=command)
+    accepted(CONFIGS[name])
+    checkpoint = Path("some.ckpt")
+    checkpoint.touch()
+    for command in ("validate", "test", "predict"):
+        accepted(CONFIGS[name], "--ckpt_path", str(checkpoint), command=command)
+        accepted(CONFIGS[name], "--print_config", command=command)
+
+
+def test_an_evaluation_needs_a_checkpoint() -> None:
+    text = CONFIGS["dots.yaml"]
+    with pytest.raises(UsageError, match=r"^crossmodal test needs --ckpt_path: a file, best or last$"):
+        accepted(text, command="test")
+    with pytest.raises(UsageError, match=r"^no last checkpoint of 'night' in elsewhere; fit it first$"):
+        accepted(text, "--name", "night", "--runs=elsewhere", "--ckpt_path", "last", command="test")
+    Path("elsewhere/night/3/checkpoints").mkdir(parents=True)
+    Path("elsewhere/night/3/checkpoints/last.ckpt").touch()
+    accepted(text, "--name", "night", "--runs=elsewhere", "--ckpt_path", "last", command="test")
 
 
 VALID = [

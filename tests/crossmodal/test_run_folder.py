@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import csv
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from crossmodal.run_folder import RunFolder, RunLogger
+from crossmodal.run_folder import RunFolder, checkpoint_to_evaluate
 
 
 def test_versions_count_up(tmp_path: Path) -> None:
@@ -47,61 +46,39 @@ def test_runs_that_begin_at_once_get_different_folders(tmp_path: Path) -> None:
 def test_the_run_of_a_checkpoint(tmp_path: Path, inside: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunFolder.new(tmp_path, "dots")
     monkeypatch.chdir(run.path)
-    assert RunFolder.of_checkpoint(Path(inside)) == run
+    assert RunFolder.of_checkpoint(Path(inside)).path.absolute() == run.path
+    assert RunFolder.of_checkpoint(run.path / inside).path == Path(".")
+    monkeypatch.chdir(tmp_path)
+    assert RunFolder.of_checkpoint(run.path / inside).path == Path("dots/0")
     assert run.checkpoint("last") == run.path / "checkpoints" / "last.ckpt"
 
 
 def test_figures_are_written_whole(tmp_path: Path) -> None:
     run = RunFolder.new(tmp_path, "dots")
     path = run.write("metrics.json", {"test/accuracy": 0.5, "epoch": 3})
-    assert path == run.metrics
+    assert path == run.path / "metrics.json"
     assert json.loads(path.read_text()) == {"test/accuracy": 0.5, "epoch": 3}
     with pytest.raises(TypeError):
         run.write("metrics.json", {"test/accuracy": object()})
     assert json.loads(path.read_text())["epoch"] == 3
 
 
-def log(run: RunFolder, steps: range, *, first_step: int = 0, name: str = "train/loss") -> None:
-    logger = RunLogger(run, first_step=first_step)
-    for step in steps:
-        logger.log_metrics({name: step + first_step / 1000}, step=step)
-        logger.save()
+def test_the_checkpoint_to_evaluate(tmp_path: Path) -> None:
+    runs = [RunFolder.new(tmp_path, "dots") for _ in range(2)]
+    with pytest.raises(ValueError, match="needs --ckpt_path"):
+        checkpoint_to_evaluate("test", None, tmp_path, "dots")
+    with pytest.raises(ValueError, match="no best checkpoint of 'dots' in"):
+        checkpoint_to_evaluate("test", "best", tmp_path, "dots")
+    runs[0].checkpoint("best").parent.mkdir()
+    runs[0].checkpoint("best").touch()
+    assert checkpoint_to_evaluate("test", "best", tmp_path, "dots") == runs[0].checkpoint("best")
+    assert checkpoint_to_evaluate("test", "some.ckpt", tmp_path, "dots") == Path("some.ckpt")
 
 
-def rows(run: RunFolder) -> list[dict[str, str]]:
-    with (run.path / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_going_on_keeps_the_rows_before_its_first_step(tmp_path: Path) -> None:
-    run = RunFolder.new(tmp_path, "dots")
-    log(run, range(8))
-    log(run, range(5, 10), first_step=5)
-    assert [(int(row["step"]), float(row["train/loss"])) for row in rows(run)] == [
-        *((step, step) for step in range(5)),
-        *((step, step + 0.005) for step in range(5, 10)),
-    ]
-
-
-def test_a_new_run_begins_an_empty_file(tmp_path: Path) -> None:
-    run = RunFolder.new(tmp_path, "dots")
-    log(run, range(3))
-    log(run, range(2))
-    assert [row["step"] for row in rows(run)] == ["0", "1"]
-
-
-def test_a_figure_that_comes_later_gets_its_column(tmp_path: Path) -> None:
-    run = RunFolder.new(tmp_path, "dots")
-    log(run, range(2))
-    log(run, range(2, 4), first_step=2, name="val/loss")
-    assert [(row["train/loss"], row["val/loss"]) for row in rows(run)] == [
-        ("0.0", ""), ("1.0", ""), ("", "2.002"), ("", "3.002"),
-    ]  # fmt: skip
-
-
-def test_killed_as_soon_as_it_goes_on_no_row_is_lost(tmp_path: Path) -> None:
-    run = RunFolder.new(tmp_path, "dots")
-    log(run, range(8))
-    logger = RunLogger(run, first_step=5)
-    logger.log_metrics({"train/loss": 5.005}, step=5)  # and killed before it is saved
-    assert [row["step"] for row in rows(run)][:5] == ["0", "1", "2", "3", "4"]
+def test_a_run_that_is_removed_leaves_nothing(tmp_path: Path) -> None:
+    first, second = (RunFolder.new(tmp_path, "dots") for _ in range(2))
+    second.write("metrics.json", {})
+    second.remove()
+    assert first.path.exists()
+    first.remove()
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -52,6 +53,10 @@ class Pixels:
     def collate(self, items: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(items))
 
+    @property
+    def for_evaluation(self) -> Pixels:
+        return self
+
 
 class Squares:
     def __call__(self, raw: int) -> Tensor:
@@ -59,6 +64,10 @@ class Squares:
 
     def collate(self, items: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(items))
+
+    @property
+    def for_evaluation(self) -> Squares:
+        return self
 
 
 def dataset(index: Sequence[int], num_inputs: int) -> tuple[PairedDataset, Numerals]:
@@ -165,6 +174,46 @@ def test_loader_leaves_the_random_state_alone(num_workers: int) -> None:
     before = torch.get_rng_state()
     list(loader(num_workers))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Noise(Squares):
+    """Draws from all three generators."""
+
+    def __call__(self, raw: int) -> Tensor:
+        return torch.tensor([raw, random.random(), np.random.rand(), torch.rand(()).item()])
+
+
+def test_what_workers_draw_is_drawn_again_after_a_resume() -> None:
+    paired, _ = dataset(range(11), 11)
+    noisy = PairedDataset(paired.rows, {"number": RawReader(paired.rows.sources["number"], Noise())})
+
+    def noise() -> ResumableLoader:
+        return ResumableLoader(noisy, EpochBatches(11, batch_size=3, shuffle=True, seed=5), num_workers=2)
+
+    undisturbed, resumed = noise(), noise()
+    expected = [batch.inputs["number"] for batch in undisturbed]
+    resumed.load_state_dict({"epoch": 0, "batches": 2})
+    for found, batch in zip(resumed, expected[2:], strict=True):
+        assert torch.equal(found.inputs["number"], batch)
+    resumed.sampler.set_epoch(1)
+    values = torch.cat([*expected, *(batch.inputs["number"] for batch in resumed)])[:, 1:]
+    assert all(len(set(column.tolist())) == 22 for column in values.T)
+
+
+# Python's queues complain when a DataLoader is left with work in them
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_input_that_cannot_be_read_is_named(tmp_path: Path, num_workers: int) -> None:
+    rows = PairedRows(
+        sources={"image": ImageFiles([picture(tmp_path / "bad.png", damage="empty")])},
+        index={"image": np.zeros(1, np.int64)},
+        targets={},
+        ids=["only"],
+    )
+    paired = PairedDataset(rows, {"image": RawReader(rows.sources["image"], Pixels())})
+    bad = ResumableLoader(paired, EpochBatches(1, batch_size=1, shuffle=False, seed=0), num_workers=num_workers)
+    with pytest.raises(ValueError, match=r"^cannot read .*bad.png: cannot identify"):
+        list(bad)
 
 
 def test_data_module_resumes_training() -> None:
@@ -304,7 +353,7 @@ def test_numbered_ids_are_a_sequence() -> None:
 def test_expert_for_a_modality_that_is_not_there() -> None:
     dots = Dots()
     dots.connect({"image": Pixels(), "speech": Pixels()})
-    with pytest.raises(ValueError, match=r"experts for \['speech'\], but Dots has .*\['image', 'question'\]"):
+    with pytest.raises(ValueError, match=r"experts.speech: Dots has no such modality; it has image, question"):
         dots.train_dataloader()
 
 

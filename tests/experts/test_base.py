@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,19 +11,9 @@ from torch import Tensor, nn
 from experts.base import Expert, ExpertTokens
 from experts.image import ImageExpert
 from experts.text import TextExpert
+from tests.transforms import AsItIs
 
 PIXELS_UCHW = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-class Identity:
-    def __call__(self, raw: Tensor) -> Tensor:
-        return raw
-
-    def collate(self, items: Sequence[Tensor]) -> Tensor:
-        return torch.stack(list(items))
-
-    def describe(self) -> dict[str, Any]:
-        return {}
 
 
 class TinyExpert(Expert):
@@ -33,7 +22,7 @@ class TinyExpert(Expert):
     def __init__(self, *, freeze: bool = True) -> None:
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
-        super().__init__(network, width=8, transform=Identity(), freeze=freeze)
+        super().__init__(network, width=8, transform=AsItIs(), freeze=freeze)
 
     def encode(self, inputs: Tensor) -> ExpertTokens:
         return ExpertTokens(self.network(inputs / 255).unsqueeze(1), torch.ones(len(inputs), 1, dtype=torch.bool))

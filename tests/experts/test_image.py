@@ -115,6 +115,8 @@ def test_augmentation_is_random_and_its_absence_is_not() -> None:
     assert not torch.equal(augmented(PICTURES[0]), augmented(PICTURES[0]))
     assert torch.equal(exact(PICTURES[0]), exact(PICTURES[0]))
     assert augmented(PICTURES[0]).shape == exact(PICTURES[0]).shape == (64, 64, 3)
+    assert torch.equal(augmented.for_evaluation(PICTURES[0]), exact(PICTURES[0]))
+    assert augmented.for_evaluation.describe() == exact.describe()
 
 
 @pytest.mark.parametrize(

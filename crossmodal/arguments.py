@@ -1,0 +1,116 @@
+"""A command line and its YAML, read as the real parser reads them, in a moment."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
+
+
+class UsageError(Exception):
+    """What a user has to change, in one message."""
+
+
+class _Loader(yaml.SafeLoader):
+    """As the parser's: a date is a string."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith("timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read_options(arguments: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yield keys and values; None where there is no value."""
+    position = 0
+    while position < len(arguments):
+        argument = arguments[position]
+        position += 1
+        if not argument.startswith("-") or argument == "-":
+            raise UsageError(f"unexpected argument {argument!r}; options look like --trainer.max_epochs 3")
+        key, has_value, value = argument.lstrip("-").partition("=")
+        if not has_value:
+            following = arguments[position] if position < len(arguments) else None
+            if following is None or following.startswith("--"):
+                yield key, None
+                continue
+            value = following
+            position += 1
+        yield key, value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a file of keys.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise UsageError(f"{path}: no such file{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+    try:
+        config = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise UsageError(f"{path}{where}: no valid YAML: {problem}") from None
+    if not isinstance(config, dict):
+        raise UsageError(f"{path}: expected keys such as experts, data, model and trainer, found {kind(config)}")
+    return config
+
+
+def override(config: dict[str, Any], key: str, value: Any) -> list[str]:
+    """Set a dotted key as the parser does; return the keys that are new."""
+    try:
+        parsed = yaml.load(value, _Loader) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        parsed = value
+    *parents, last = key.split(".")
+    path: list[str] = []
+    new: list[str] = []
+    for parent in parents:
+        config, name = _arguments_of(config, parent)
+        path += [name, parent] if name else [parent]
+        if not isinstance(config.get(parent), dict):
+            config[parent] = {}
+            new.append(".".join(path))
+        config = config[parent]
+    config, name = _arguments_of(config, last)
+    path += [name] if name else []
+    own = last.removesuffix("+")
+    before = config.get(own)
+    if last.endswith("+"):
+        new += [".".join([*path, f"{own}[{len(before) if isinstance(before, list) else 0}]"])]
+        parsed = [*(before if isinstance(before, list) else []), *(parsed if isinstance(parsed, list) else [parsed])]
+    elif isinstance(before, dict) and "class_path" in before and isinstance(parsed, str):
+        parsed = {"class_path": parsed}
+    elif own == "class_path":
+        config.pop("init_args", None)  # the parser drops what the other class does not take
+    config[own] = parsed
+    return new if last.endswith("+") else [*new, ".".join([*path, own])]
+
+
+def _arguments_of(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """Where a class is named, a key that is none of its own means one of the class's arguments."""
+    if "class_path" in config and key not in CLASS_KEYS:
+        config["init_args"] = arguments = config.get("init_args") or {}
+        return arguments, "init_args"
+    return config, ""
+
+
+def kind(value: Any) -> str:
+    """Say what a value is, as a user would."""
+    names = {dict: "keys and values", list: "a list", type(None): "nothing"}
+    return names.get(type(value)) or f"{type(value).__name__} {value!r}"
