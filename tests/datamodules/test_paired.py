@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Sequence
 from itertools import islice
@@ -214,6 +215,8 @@ def test_an_input_that_cannot_be_read_is_named(tmp_path: Path, num_workers: int)
     bad = ResumableLoader(paired, EpochBatches(1, batch_size=1, shuffle=False, seed=0), num_workers=num_workers)
     with pytest.raises(ValueError, match=r"^cannot read .*bad.png: cannot identify"):
         list(bad)
+    del bad
+    gc.collect()  # here, where the complaint is expected
 
 
 def test_data_module_resumes_training() -> None:
