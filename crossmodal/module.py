@@ -246,6 +246,14 @@ class CrossModalModule(LightningModule):
         """
         if (outputs := checkpoint.get("outputs", self.outputs)) != self.outputs:
             raise CheckpointMismatchError(f"it was trained for {_shown(outputs)}; the data has {_shown(self.outputs)}")
+        fusion_then, fusion_now = (
+            some.get("fusion") for some in (checkpoint.get("hyper_parameters", {}), self.hparams)
+        )
+        if fusion_then and fusion_now and fusion_then != fusion_now:
+            # such as top_k: the weights fit all the same
+            rank_zero_info(
+                f"model.fusion: the checkpoint was trained with {fusion_then}, and is used with {fusion_now}"
+            )
         frozen_then = checkpoint.get("frozen_experts", {})
         for modality, own_expert in self.experts.items():
             if own_expert.frozen and modality not in frozen_then:

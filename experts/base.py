@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, Protocol
 
 import torch
@@ -187,6 +188,7 @@ def drawn_weights(*, fixed: bool) -> Iterator[None]:
         yield
 
 
+@cache
 def _source_digest(kind: type) -> str:
     """Hash a class's code: tokens of an `encode` that has been edited since are not its tokens."""
     try:

@@ -73,8 +73,8 @@ class FloatTransform:
         return {}
 
     @property
-    def is_random(self) -> bool:
-        return False
+    def for_evaluation(self) -> FloatTransform:
+        return self
 
 
 class FloatsExpert(Expert):
