@@ -1,0 +1,58 @@
+"""The README's own classes, run as it says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from tests.conftest import ROOT, Zygote
+
+README = (ROOT / "README.md").read_text()
+# each begins with its file's name
+MODULES = {name: block for name, block in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", README, re.DOTALL)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, block in MODULES.items():
+        (tmp_path / name).write_text(block)
+    return tmp_path
+
+
+def test_an_expert_of_ones_own(crossmodal: Zygote, folder: Path) -> None:
+    command = "crossmodal fit --config configs/dots.yaml --experts.image my_experts.ColourExpert"
+    assert command in README
+    dots = ROOT / "configs" / "dots.yaml"
+    arguments = ("--experts.image", "my_experts.ColourExpert", "--trainer.max_epochs", 1, "--trainer.logger", "false")
+    status, output = crossmodal.run("fit", "--config", dots, *arguments, cwd=folder)
+    assert status == 0, output
+    assert re.search(r"image: \d+ inputs encoded", output)
+
+
+def test_data_of_ones_own(crossmodal: Zygote, folder: Path) -> None:
+    (folder / "photos").mkdir()
+    for split in ("train", "val", "test"):
+        rows = [
+            ["" if number % 5 == 0 else f"{split}{number}.png", "" if number % 5 == 1 else "what?", kind]
+            for number, kind in enumerate(["circle", "square"] * 10)
+        ]
+        with (folder / "photos" / f"{split}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["photo", "text", "kind"], *rows])
+        for name, _, kind in rows:
+            if name:
+                Image.new("RGB", (16, 16), "red" if kind == "circle" else "blue").save(folder / "photos" / name)
+    data = next(block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "my_data.Photos" in block)
+    config = yaml.safe_load((ROOT / "configs" / "dots.yaml").read_text()) | yaml.safe_load(data)
+    config["name"] = "photos"
+    config["model"]["heads"] = {"kind": config["model"]["heads"].pop("answer")}
+    config["trainer"] |= {"max_epochs": 2, "logger": False}
+    (folder / "photos.yaml").write_text(yaml.safe_dump(config))
+    status, output = crossmodal.run("fit", "--config", "photos.yaml", cwd=folder)
+    assert status == 0, output
+    assert 0 <= json.loads((folder / "runs" / "photos" / "0" / "metrics.json").read_text())["test/accuracy"] <= 1
