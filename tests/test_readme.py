@@ -15,7 +15,7 @@ from tests.conftest import ROOT, Zygote
 
 README = (ROOT / "README.md").read_text()
 # each begins with its file's name
-MODULES = {name: block for name, block in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", README, re.DOTALL)}
+MODULES: dict[str, str] = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", README, re.DOTALL))
 
 
 @pytest.fixture
