@@ -24,8 +24,8 @@ def main(arguments: list[str]) -> int:
     rm.add_argument("fingerprints", nargs="*", metavar="FINGERPRINT", help="or its first digits")
     rm.add_argument("--all", action="store_true", help="delete everything")
     options = parser.parse_args(arguments)
-    if options.command == "rm" and not options.fingerprints and not options.all:
-        rm.error("name what to delete: a fingerprint as `crossmodal cache ls` shows it, or --all")
+    if options.command == "rm" and bool(options.fingerprints) == options.all:
+        rm.error("name what to delete: fingerprints as `crossmodal cache ls` shows them, or --all")
     console = Console(soft_wrap=True)
     try:
         return _run(options, console)

@@ -90,8 +90,8 @@ class Interrupted(BaseException):
         self.exit_status = 128 + signal_number
 
 
-class SaveOnInterrupt(Callback):
-    """On Ctrl-C or SIGTERM finishes the batch, saves `last` and ends; a second Ctrl-C ends at once.
+class SaveLast(Callback):
+    """Saves `last` when training ends. On Ctrl-C or SIGTERM it ends after the batch; a second Ctrl-C ends at once.
 
     Args:
         last: The checkpoint to write.
@@ -125,6 +125,11 @@ class SaveOnInterrupt(Callback):
         """End, if all is saved."""
         if self._saved and self._received is not None:
             raise Interrupted(self._received)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what training ended with: a checkpoint every so many steps has the last ones not in it."""
+        if trainer.checkpoint_callbacks:
+            trainer.save_checkpoint(self.last)
 
     def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
         """End, if asked to: what was learned since the last checkpoint is learned again."""

@@ -189,26 +189,28 @@ def _store_modality(
     if encoded:
         expert.to(device)
         writer = store.writer(fingerprint, {**expert.describe(), "precision": expert.precision})
-        with _progress(modality, encoded, bar) as advance:
-            for inputs in todo:
-                flushed = time.perf_counter()
-                done = 0
-                for batch, tokens in encode_in_batches(
-                    expert,
-                    inputs.reader,
-                    inputs.positions,
-                    batch_size=batch_size,
-                    device=device,
-                    num_workers=num_encode_workers(data, len(inputs.positions) // batch_size),
-                ):
-                    writer.add(inputs.keys[done : done + len(batch)], tokens)
-                    done += len(batch)
-                    advance(len(batch))
-                    elapsed = time.perf_counter() - began
-                    if began + elapsed - flushed > max(FLUSH_SECONDS, FLUSH_SHARE * elapsed):
-                        writer.flush()
-                        flushed = time.perf_counter()
-        writer.flush()
+        try:
+            with _progress(modality, encoded, bar) as advance:
+                for inputs in todo:
+                    flushed = time.perf_counter()
+                    done = 0
+                    for batch, tokens in encode_in_batches(
+                        expert,
+                        inputs.reader,
+                        inputs.positions,
+                        batch_size=batch_size,
+                        device=device,
+                        num_workers=num_encode_workers(data, len(inputs.positions) // batch_size),
+                    ):
+                        writer.add(inputs.keys[done : done + len(batch)], tokens)
+                        done += len(batch)
+                        advance(len(batch))
+                        elapsed = time.perf_counter() - began
+                        if began + elapsed - flushed > max(FLUSH_SECONDS, FLUSH_SHARE * elapsed):
+                            writer.flush()
+                            flushed = time.perf_counter()
+        finally:
+            writer.flush()  # on Ctrl-C, and before an input that cannot be read, too
         stored = store.open(fingerprint)
     seconds = time.perf_counter() - began
     for inputs in wanted:

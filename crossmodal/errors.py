@@ -1,9 +1,10 @@
-"""How a user's mistakes are told: one message, no traceback."""
+"""How a user's mistakes are told, in one message without a traceback, and how to go on."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from typing import NoReturn
 
@@ -28,6 +29,25 @@ class Parser(LightningArgumentParser):
 
 def without_types(message: str) -> str:
     """Return what is wrong, where jsonargparse tells what each of a union's types said of a value."""
-    said = re.findall(r"^ *- (.*(?:\n(?! *- |Given value).*)*)", message, re.MULTILINE)
-    reasons = [reason for reason in said if not reason.startswith("Expected a ")]
-    return reasons[0] if reasons and "Does not validate against any of the Union" in message else message
+    if "Does not validate against any of the Union" not in message:
+        return message
+    said: list[str] = re.findall(r"^ *- (.*(?:\n(?! *- | *Given value).*)*)", message, re.MULTILINE)
+    if reasons := [reason for reason in said if not reason.startswith("Expected a ")]:
+        return reasons[0]
+    types = [
+        re.sub(r"<class '(.*)'>|typing\.Literal\[(.*)\]", r"\1\2", reason[len("Expected a ") :]) for reason in said
+    ]
+    key, given = re.search(r'key "(.*?)"', message), re.search(r"Given value: (.*)", message)
+    return f"{key[1] if key else 'a value'}: expected {', '.join(types)}, found {given[1] if given else 'another'}"
+
+
+def say_how_to_go_on(what: str) -> None:
+    """Print the command that goes on with an interrupted fit."""
+    command, *arguments = sys.argv[1:]
+    kept: list[str] = []
+    for position, argument in enumerate(arguments):
+        follows = position > 0 and arguments[position - 1] == "--ckpt_path"
+        if not follows and argument.partition("=")[0] != "--ckpt_path":
+            kept.append(argument)
+    again = shlex.join(["crossmodal", command, *kept, "--ckpt_path", "last"])
+    sys.stderr.write(f"\n{what}" + (f"; go on with:\n  {again}\n" if command == "fit" else "\n"))

@@ -85,6 +85,8 @@ class CrossModalModule(LightningModule):
                 f"model.heads.{task}: "
                 + (there if task in outputs else f"the data has no such task; it has {', '.join(sorted(outputs))}")
             )
+        if not 0 <= warmup <= 1:
+            raise ValueError(f"model.warmup is a share of the steps, 0 to 1, not {warmup}")
         built = fusion(list(experts))
         self.model = CrossModalModel(
             experts, built, {task: head(built.width, len(outputs[task])) for task, head in heads.items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,6 +50,7 @@ def check(subcommand: str, arguments: list[str]) -> None:
     if files or options:
         checker = _Checker(subcommand, config, origins)
         checker.check_keys()
+        checker.check_output()
         if not any(key == "print_config" for key, _ in options):
             checker.check_checkpoint(Path(str(files[-1])).stem if files else "experiment")
 
@@ -78,6 +80,14 @@ class _Checker:
                 self.check_value(self.method[key], value, key)
         if missing := [key for key in ("experts", "data", "model") if key not in self.config]:
             raise UsageError(f"missing {', '.join(missing)}: give a whole experiment with --config FILE")
+
+    def check_output(self) -> None:
+        output = self.config.get("output")
+        if isinstance(output, str):
+            path = Path(output).absolute()
+            there = next(parent for parent in path.parents if parent.exists())
+            if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
+                self.fail("output", f"output {output}: it cannot be written there")
 
     def check_checkpoint(self, default_name: str) -> None:
         given = self.config.get("ckpt_path")

@@ -76,7 +76,7 @@ def read_signature(class_path: str, method: str = "__init__") -> Signature:
     module_name, _, class_name = class_path.rpartition(".")
     module = read_module(module_name)
     if module is None:
-        raise LookupError(f"no module {module_name!r}{_near_module(module_name)}")
+        raise LookupError(f"no module {module_name!r} here or installed{_near_module(module_name)}")
     if class_name in module.classes:
         return _signature_of(module, module.classes[class_name], method)
     if class_name in module.imported:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ from crossmodal.callbacks import (
     Interrupted,
     PredictionWriter,
     RandomState,
-    SaveOnInterrupt,
+    SaveLast,
     is_terminal,
 )
 from crossmodal.chatter import tame_chatter
-from crossmodal.errors import MISTAKES, TRACEBACK, Parser, without_types
+from crossmodal.errors import MISTAKES, TRACEBACK, Parser, say_how_to_go_on, without_types
 from crossmodal.module import CheckpointMismatchError, CrossModalModule
 from crossmodal.run_folder import RunFolder, checkpoint_to_evaluate
 from crossmodal.run_logger import RunLogger
@@ -153,7 +153,7 @@ class TrainingCLI(LightningCLI):
             kwargs["enable_progress_bar"] = is_terminal()
         if self.subcommand == "fit" and not self.is_trial:
             self.run_folder = self._folder_to_fit_in()
-            own.append(SaveOnInterrupt(self.run_folder.checkpoint("last")))
+            own.append(SaveLast(self.run_folder.checkpoint("last")))
             if settings.enable_checkpointing is not False and not any(map(_keeps_newest, callbacks)):
                 own.append(ModelCheckpoint(filename="last", enable_version_counter=False))
             kwargs["logger"] = self._loggers(_as_list(settings.logger))
@@ -192,6 +192,11 @@ class TrainingCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Fit; then measure the best checkpoint on the validation and the test split, and write it down."""
         began = time.perf_counter()
+        for callback in self.trainer.early_stopping_callbacks:
+            if callback.monitor.startswith("val/") and self.datamodule.rows("val") is None:
+                raise ValueError(
+                    f"trainer.callbacks: EarlyStopping watches {callback.monitor}, but the data has no val split"
+                )
         if self.run_folder is not None and not self.is_trial:
             self._save_config()
             print(f"run: {self.run_folder.path}", flush=True)
@@ -266,6 +271,8 @@ def _keeps_newest(callback: Callback) -> bool:
 def _step_of(checkpoint: Path) -> int:
     """Read a checkpoint's step; ValueError where it is none."""
     try:
+        if not zipfile.is_zipfile(checkpoint):
+            raise ValueError("torch.save did not write it")
         return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     # torch raises a dozen kinds of error for a file that it did not write
     except Exception as error:
@@ -292,13 +299,13 @@ def main() -> int:
     try:
         TrainingCLI()
     except Interrupted as interrupted:
-        _say_how_to_go_on(str(interrupted))
+        say_how_to_go_on(str(interrupted))
         return interrupted.exit_status
     except (KeyboardInterrupt, SystemExit) as error:
         # before training starts, Lightning answers Ctrl-C with exit status 1
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        _say_how_to_go_on("interrupted")
+        say_how_to_go_on("interrupted")
         return 130
     except MISTAKES as error:
         if os.environ.get(TRACEBACK):
@@ -306,14 +313,3 @@ def main() -> int:
         sys.stderr.write(f"crossmodal: error: {without_types(str(error))}\n")
         return 1
     return 0
-
-
-def _say_how_to_go_on(what: str) -> None:
-    command, *arguments = sys.argv[1:]
-    kept: list[str] = []
-    for position, argument in enumerate(arguments):
-        follows = position > 0 and arguments[position - 1] == "--ckpt_path"
-        if not follows and argument.partition("=")[0] != "--ckpt_path":
-            kept.append(argument)
-    again = shlex.join(["crossmodal", command, *kept, "--ckpt_path", "last"])
-    sys.stderr.write(f"\n{what}" + (f"; go on with:\n  {again}\n" if command == "fit" else "\n"))

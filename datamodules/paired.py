@@ -70,6 +70,8 @@ class PairedDataModule(LightningDataModule, ABC):
             rows = self.load(split)
             if rows is None:
                 return None
+            if len(rows) == 0:
+                raise ValueError(f"the {split} split of {type(self).__name__} has no rows")
             if missing := self._paired.transforms.keys() - rows.sources.keys():
                 raise ValueError(
                     f"experts.{min(missing)}: {type(self).__name__} has no such modality; it has "

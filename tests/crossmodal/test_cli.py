@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests.conftest import ROOT, Running, Zygote
 from tests.crossmodal.test_resume import figures, steps
@@ -83,6 +84,7 @@ def test_torch_is_not_imported(arguments: list[str], tmp_path: Path) -> None:
         (["test", "--config", DOTS, "--ckpt_path", "nothing.ckpt"], "nothing.ckpt: no such file"),
         (["test", "--config", DOTS], "crossmodal test needs --ckpt_path"),
         (["predict", "--config", DOTS, "--ckpt_path", "best"], "no best checkpoint of 'dots' in runs; fit it first"),
+        (["predict", "--config", DOTS, "--output", DOTS / "x"], "it cannot be written there"),
         (["fit", "--name", "x"], "missing experts, data, model"),
         (["fits"], "no command 'fits'"),
     ],
@@ -126,7 +128,12 @@ TEXT = "{class_path: experts.text.TextExpert, init_args: {model: 'package:gt_all
         (("fit", "--trainer.max_epochs", "-5"), "max_epochs"),
         (("fit", "--trainer.devices", "2", "--trainer.accelerator", "cpu"), "this release trains on one device"),
         (("fit", "--model.optimizer.init_args.lr", "-1"), "Invalid learning rate: -1"),
-        (("fit", "--trainer.precision", "banana"), "trainer.precision"),
+        (
+            ("fit", "--trainer.precision", "banana"),
+            "error: trainer.precision: expected int, 'transformer-engine'",
+        ),
+        (("fit", "--seed_everything", "foo"), "error: seed_everything: expected bool, int, found foo\n"),
+        (("fit", "--model.warmup", "3"), "model.warmup is a share of the steps, 0 to 1, not 3"),
         (("test", "--ckpt_path", DOTS), "dots.yaml"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
@@ -148,6 +155,43 @@ def test_a_loss_that_is_not_finite_ends_the_run(crossmodal: Zygote, tmp_path: Pa
     assert status == 1
     assert "the loss is no longer finite at step" in output
     assert "Traceback" not in output
+
+
+NO_VAL = """
+from datamodules.synthetic import Dots
+
+
+class NoVal(Dots):
+    def load(self, split):
+        return None if split == "val" else super().load(split)
+"""
+
+
+def test_a_run_that_ended_is_gone_on_with(crossmodal: Zygote, tmp_path: Path) -> None:
+    """8 steps an epoch and a checkpoint every 5: the end is kept all the same."""
+    succeed(crossmodal, *FIT, "--trainer.max_epochs", 1, cwd=tmp_path)
+    ended = final(tmp_path)
+    last = torch.load(tmp_path / "runs" / "dots" / "0" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == ended["step"] == 8
+    output = succeed(crossmodal, *FIT, "--trainer.max_epochs", 3, "--ckpt_path", "last", cwd=tmp_path)
+    assert "epoch 2/3" in output
+    assert "epoch 1/3" not in output
+    assert final(tmp_path)["step"] == 24
+    assert [line.split()[0] for line in steps(tmp_path)] == [str(step) for step in range(24)]
+
+
+def test_without_a_validation_split(crossmodal: Zygote, tmp_path: Path) -> None:
+    (tmp_path / "no_val.py").write_text(NO_VAL)
+    arguments = ("fit", "--config", DOTS, "--data.class_path", "no_val.NoVal", "--trainer.max_epochs", 1)
+    arguments = (*arguments, "--trainer.logger", "false")
+    stop = "{class_path: EarlyStopping, init_args: {monitor: val/accuracy}}"
+    status, output = crossmodal.run(*arguments, "--trainer.callbacks+", stop, cwd=tmp_path)
+    assert status == 1
+    assert "EarlyStopping watches val/accuracy, but the data has no val split" in output
+    assert "Traceback" not in output
+    output = succeed(crossmodal, *arguments, cwd=tmp_path)
+    assert "test/accuracy" in output
+    assert [path.name for path in (tmp_path / "runs" / "dots" / "0" / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
 def test_without_a_callback_for_it_the_newest_checkpoint_is_kept(crossmodal: Zygote, tmp_path: Path) -> None:

@@ -360,6 +360,15 @@ def test_expert_for_a_modality_that_is_not_there() -> None:
         dots.train_dataloader()
 
 
+def test_an_empty_split_is_named() -> None:
+    dots = Dots(num_pictures=4)
+    rows = dots.load("train")
+    assert rows is not None
+    dots.load = lambda split: rows.select(np.empty(0, np.int64))  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="the val split of Dots has no rows"):
+        dots.val_dataloader()
+
+
 class TestOnly(PairedDataModule):
     __test__ = False  # for pytest: no test case
 
