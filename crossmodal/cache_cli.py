@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     rm.add_argument("fingerprints", nargs="*", metavar="FINGERPRINT", help="or its first digits")
     rm.add_argument("--all", action="store_true", help="delete everything")
     options = parser.parse_args(arguments)
-    if options.command == "rm" and bool(options.fingerprints) == options.all:
+    if options.command == "rm" and (bool(options.fingerprints) == options.all or "" in options.fingerprints):
         rm.error("name what to delete: fingerprints as `crossmodal cache ls` shows them, or --all")
     console = Console(soft_wrap=True)
     try:

@@ -30,6 +30,7 @@ from experts.base import Expert, ExpertTokens
 FLUSH_SECONDS = 10.0
 FLUSH_SHARE = 0.05
 TRIAL_BATCHES = 3
+MAX_WORKERS = 16  # each holds the activations of a batch
 BATCHES_A_WORKER = 4  # fewer are not worth starting a process
 
 
@@ -103,10 +104,13 @@ def encode_in_batches(
 
     if device.type == "cpu":
         with kept_memory():
-            read = BatchLoader(lambda batch: encode(reader.read(batch)), batches, num_workers=num_workers)
+            read = BatchLoader(
+                lambda batch: encode(reader.read(batch)), batches, num_workers=num_workers, by_value=True
+            )
             yield from zip(batches, read, strict=True)
     else:
-        for batch, inputs in zip(batches, BatchLoader(reader.read, batches, num_workers=num_workers), strict=True):
+        read = BatchLoader(reader.read, batches, num_workers=num_workers, by_value=True)
+        for batch, inputs in zip(batches, read, strict=True):
             yield batch, encode(inputs)
 
 
@@ -114,11 +118,13 @@ def _in_batches(positions: NDArray[np.int64], batch_size: int) -> list[NDArray[n
     return [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
 
 
-def num_encode_workers(data: PairedDataModule, num_batches: int) -> int:
-    """Return how many processes are worth their start: the data's own number, or else one for each thread of torch."""
+def num_encode_workers(given: int | None, num_batches: int) -> int:
+    """Return how many processes encode: as many as are given, or else as many as are worth their start."""
     if sys.platform != "linux":
         return 0  # elsewhere each would import torch anew
-    workers = data.num_workers or torch.get_num_threads()
+    if given is not None:
+        return given
+    workers = min(torch.get_num_threads(), MAX_WORKERS)
     return workers if workers > 1 and num_batches >= BATCHES_A_WORKER * workers else 0
 
 
@@ -132,6 +138,7 @@ def store_tokens(
     device: torch.device,
     report: Callable[[Encoded], None],
     show_progress: bool,
+    num_workers: int | None = None,
 ) -> None:
     """Encode what is not stored yet; afterwards the data module gives tokens instead of inputs.
 
@@ -144,6 +151,7 @@ def store_tokens(
         device: To encode on.
         report: Called once for each modality.
         show_progress: A bar with inputs/s.
+        num_workers: Processes that read, and on a CPU encode; by default as many as are worth their start.
     """
     for modality, expert in experts.items():
         reason = expert.why_not_stored() or ("there is no feature store" if store is None else None)
@@ -155,7 +163,15 @@ def store_tokens(
             continue
         report(
             _store_modality(
-                modality, expert, data, store, unread, batch_size=batch_size, device=device, bar=show_progress
+                modality,
+                expert,
+                data,
+                store,
+                unread,
+                batch_size=batch_size,
+                device=device,
+                bar=show_progress,
+                num_workers=num_workers,
             )
         )
 
@@ -170,6 +186,7 @@ def _store_modality(
     batch_size: int,
     device: torch.device,
     bar: bool,
+    num_workers: int | None,
 ) -> Encoded:
     wanted = _wanted_inputs(modality, expert, data, splits)
     if not wanted:
@@ -200,7 +217,7 @@ def _store_modality(
                         inputs.positions,
                         batch_size=batch_size,
                         device=device,
-                        num_workers=num_encode_workers(data, len(inputs.positions) // batch_size),
+                        num_workers=num_encode_workers(num_workers, len(inputs.positions) // batch_size),
                     ):
                         writer.add(inputs.keys[done : done + len(batch)], tokens)
                         done += len(batch)
@@ -272,6 +289,9 @@ def _progress(modality: str, total: int, show: bool) -> Iterator[Callable[[int],
         TimeRemainingColumn(),
         disable=not show,
         transient=True,
+        # what a forked worker prints must not go through the bar's lock, which it may have been forked with
+        redirect_stdout=False,
+        redirect_stderr=False,
     ) as progress:
         task = progress.add_task(modality, total=total, rate="-")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # the numbers of glibc's malloc.h, and what is set again afterwards: its own limits, as far as they can grow
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
@@ -18,7 +20,7 @@ def kept_memory() -> Iterator[None]:
     Else it gives large tensors back to the system at once, and half of the time of a convolutional network on a
     CPU goes into mapping fresh pages. Afterwards the memory is given back.
     """
-    libc = ctypes.CDLL(None)
+    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):
         yield
         return

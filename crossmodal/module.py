@@ -58,6 +58,8 @@ class CrossModalModule(LightningModule):
         warmup: Share of all steps over which the learning rate rises; then it falls to zero as a cosine.
         feature_store: Folder for the tokens of frozen experts; null encodes anew in every epoch.
         encode_batch_size: Inputs a batch when tokens are stored.
+        encode_workers: Processes that read, and on a CPU encode; null for one for each thread of torch, where there
+            is enough to encode, 0 for none.
 
     Raises:
         ValueError: Heads and the data's tasks differ.
@@ -75,6 +77,7 @@ class CrossModalModule(LightningModule):
         warmup: float = 0.05,
         feature_store: str | None = "runs/features",
         encode_batch_size: int = 32,
+        encode_workers: int | None = None,
     ) -> None:
         super().__init__()
         if _given_hyperparameters.get() is not None:
@@ -96,6 +99,7 @@ class CrossModalModule(LightningModule):
         self.warmup = warmup
         self.feature_store = FeatureStore(Path(feature_store)) if feature_store else None
         self.encode_batch_size = encode_batch_size
+        self.encode_workers = encode_workers
         self.seconds_encoding = 0.0
         self._make_optimizer = optimizer
         self._metrics: dict[str, nn.ModuleDict] = {}
@@ -152,6 +156,7 @@ class CrossModalModule(LightningModule):
             device=self.trainer.strategy.root_device,
             report=report,
             show_progress=self.trainer.progress_bar_callback is not None,
+            num_workers=self.encode_workers,
         )
 
     def training_step(self, batch: PairedBatch, batch_idx: int) -> Tensor:
@@ -233,7 +238,7 @@ class CrossModalModule(LightningModule):
         """Leave frozen weights out: the configuration says where they are, the fingerprint which they are."""
         frozen = {modality: expert for modality, expert in self.experts.items() if expert.frozen}
         checkpoint["outputs"] = self.outputs
-        checkpoint["frozen_experts"] = {modality: expert.fingerprint("float32") for modality, expert in frozen.items()}
+        checkpoint["frozen_experts"] = {modality: expert.identity() for modality, expert in frozen.items()}
         prefixes = tuple(f"model.experts.{modality}.network." for modality in frozen)
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {
@@ -262,7 +267,7 @@ class CrossModalModule(LightningModule):
                 raise CheckpointMismatchError(f"it trained the expert for {modality!r}; here it is frozen")
         for modality, fingerprint in frozen_then.items():
             expert = self.experts.get(modality)
-            if expert is None or not expert.frozen or expert.fingerprint("float32") != fingerprint:
+            if expert is None or not expert.frozen or expert.identity() != fingerprint:
                 raise CheckpointMismatchError(
                     f"it was trained with another frozen expert for {modality!r}: its weights, "
                     "transform or settings differ from those of this configuration"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def choose_precision(expert: Expert, store: FeatureStore, trial: Callable[[], li
         expert.set_precision("float32")
         return
     decision = store.root / PRECISION / f"{expert.fingerprint('float32')}.json"
-    if decision.exists():
+    with suppress(FileNotFoundError, ValueError, KeyError):  # a damaged one is found anew
         expert.set_precision(json.loads(decision.read_text())["precision"])
         return
     batches = [move_data_to_device(inputs, device) for inputs in trial()]

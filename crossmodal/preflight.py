@@ -95,6 +95,8 @@ class _Checker:
             self.fail("ckpt_path", f"ckpt_path {given}: no such file")
         if self.subcommand != "fit":
             runs, name = (self.config.get(key) for key in ("runs", "name"))
+            if not all(isinstance(value, str | None) for value in (runs, name, given)):
+                return  # YAML reads 001 as a number, the parser as the name that it is
             try:
                 checkpoint_to_evaluate(self.subcommand, given, Path(runs or "runs"), name or default_name)
             except ValueError as error:

@@ -31,7 +31,7 @@ class RunFolder:
         version = max(_versions(parent), default=-1) + 1
         while True:
             try:
-                (parent / str(version)).mkdir()
+                (parent / str(version)).mkdir(parents=True)  # who removes the last run removes the parent
             except FileExistsError:
                 version += 1  # another process was quicker
             else:

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ class TrainingCLI(LightningCLI):
             return
         if wandb := sys.modules.get("wandb"):
             wandb.finish()
-        self._new_folder.remove()
+        with suppress(OSError):  # the mistake is what must be told
+            self._new_folder.remove()
 
     @property
     def settings(self) -> Any:
@@ -171,7 +173,7 @@ class TrainingCLI(LightningCLI):
         """Go on in the checkpoint's run, if it is a run of this experiment; else begin a new one."""
         parent = Path(self.settings.runs) / self.settings.name
         if self.run_folder is not None and self.run_folder.path.resolve().parent == parent.resolve():
-            return RunFolder(parent / self.run_folder.path.name)
+            return RunFolder(parent / self.run_folder.path.resolve().name)
         self._new_folder = RunFolder.new(Path(self.settings.runs), self.settings.name)
         return self._new_folder
 
@@ -265,7 +267,7 @@ class TrainingCLI(LightningCLI):
 
 
 def _keeps_newest(callback: Callback) -> bool:
-    return isinstance(callback, ModelCheckpoint) and callback.monitor is None
+    return isinstance(callback, ModelCheckpoint) and (bool(callback.save_last) or callback.filename == "last")
 
 
 def _step_of(checkpoint: Path) -> int:

@@ -6,6 +6,7 @@ Legend: R rows of a split, B rows of a batch.
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import sys
 import zlib
@@ -156,23 +157,47 @@ class EpochBatches(Sampler[NDArray[np.int64]]):
         self.epoch = epoch
 
 
-class _Plain(Dataset[Any]):
-    """Returns the error of an input that cannot be read, whose message a worker process would bury in a traceback."""
+class _SeededBatches(Sampler[tuple[int, NDArray[np.int64]]]):
+    """Gives each batch a seed by epoch and rows, so that a run that goes on draws what it would have drawn."""
 
-    def __init__(self, read: Callable[[NDArray[np.int64]], Any]) -> None:
+    def __init__(self, batches: Iterable[NDArray[np.int64]], seed: int) -> None:
+        self.batches = batches
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        epoch_seed = zlib.crc32(f"{self.seed} {getattr(self.batches, 'epoch', 0)}".encode())
+        for rows in self.batches:
+            yield zlib.crc32(rows.tobytes(), epoch_seed), rows
+
+
+class _BatchReads(Dataset[Any]):
+    """Reads one batch, in a worker or in this process.
+
+    The error of an input that cannot be read is returned: a DataLoader would bury its message in a traceback.
+    """
+
+    def __init__(self, read: Callable[[NDArray[np.int64]], Any], *, by_value: bool) -> None:
         self.read = read
+        self.by_value = by_value
 
-    def __getitem__(self, rows: NDArray[np.int64]) -> Any:
-        if get_worker_info() is not None:
-            # a random transform draws by the rows, so that a run that goes on draws what it would have drawn
-            seed = zlib.crc32(rows.tobytes())
+    def __getitem__(self, batch: tuple[int, NDArray[np.int64]]) -> Any:
+        seed, rows = batch
+        in_worker = get_worker_info() is not None
+        if in_worker:
             random.seed(seed)
             np.random.seed(seed)
             torch.manual_seed(seed)
         try:
-            return self.read(rows)
+            value = self.read(rows)
         except ValueError as error:
-            return error
+            # a worker's own kinds of error may not be picklable
+            return ValueError(str(error)) if in_worker else error
+        return _Pickled(pickle.dumps(value)) if in_worker and self.by_value else value
+
+
+@dataclass(frozen=True)
+class _Pickled:
+    content: bytes
 
 
 def _begin_worker(_number: int) -> None:
@@ -187,6 +212,9 @@ class BatchLoader:
         batches: The vectors.
         num_workers: Processes that read ahead; 0 reads in this one.
         keep_workers: For the next iteration.
+        by_value: Workers send batches through a pipe, not through shared memory, which containers have little of
+            and where a batch that does not fit is waited for without end.
+        pin_memory: For a faster copy to a GPU.
         seed: Of the workers.
     """
 
@@ -197,18 +225,20 @@ class BatchLoader:
         *,
         num_workers: int = 0,
         keep_workers: bool = False,
+        by_value: bool = False,
+        pin_memory: bool = False,
         seed: int = 0,
     ) -> None:
         self._loader: DataLoader[Any] = DataLoader(
-            _Plain(read),
-            sampler=batches,
+            _BatchReads(read, by_value=by_value),
+            sampler=_SeededBatches(batches, seed),
             batch_size=None,
             num_workers=num_workers,
             worker_init_fn=_begin_worker,
             # nothing need be picklable, nor imported again
             multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
             persistent_workers=keep_workers and num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pin_memory,
             # its own generator: making an iterator must not draw from the one that training uses
             generator=torch.Generator().manual_seed(seed),
         )
@@ -217,7 +247,7 @@ class BatchLoader:
         for batch in self._loader:
             if isinstance(batch, ValueError):
                 raise batch
-            yield batch
+            yield pickle.loads(batch.content) if isinstance(batch, _Pickled) else batch
 
 
 class ResumableLoader:
@@ -236,7 +266,12 @@ class ResumableLoader:
         self.sampler = batches  # Lightning calls its set_epoch
         self.batch_sampler = None  # and asks for this when it predicts
         self._loader = BatchLoader(
-            dataset.__getitem__, batches, num_workers=num_workers, keep_workers=True, seed=batches.seed
+            dataset.__getitem__,
+            batches,
+            num_workers=num_workers,
+            keep_workers=True,
+            pin_memory=torch.cuda.is_available(),
+            seed=batches.seed,
         )
         self._handed_out = 0
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from experts.inference import cast
+from experts.inference import ROUNDING, cast
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -166,12 +166,15 @@ class Expert(nn.Module, ABC):
         """
         if not self.frozen:
             raise ValueError("an expert that is trained has no fingerprint")
-        parts = {
-            "weights": self._weights_digest,
-            "precision": precision or self.precision,
-            **self.describe(),
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+        parts = {"precision": precision or self.precision, "identity": self.identity(), **self.describe()}
+        if parts["precision"] == "bfloat16":
+            parts["rounding"] = ROUNDING
+        return _hash(parts)
+
+    def identity(self) -> str:
+        """Hash weights, transform and settings, but not the code nor the precision: 32 hexadecimal digits."""
+        parts = {key: value for key, value in self.describe().items() if key != "source"}
+        return _hash({"weights": self._weights_digest, **parts})
 
 
 @contextmanager
@@ -186,6 +189,10 @@ def drawn_weights(*, fixed: bool) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+def _hash(parts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @cache

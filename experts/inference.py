@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
 FOLD_TOLERANCE = 1e-4
+ROUNDING = "kernels keep their sums"  # part of bfloat16's fingerprint: name it anew where `cast` changes
 
 
 def fold_batch_norms(network: nn.Module, run: Callable[[nn.Module], Tensor]) -> nn.Module:

@@ -53,8 +53,7 @@ def main() -> None:
     plain = _create(settings["model"], settings["pretrained"], None, settings["image_size"]).eval()
     layers = _prune(plain, settings["model"], settings["layers"])
 
-    data = EasyVQA()
-    rows = data.rows("train")
+    rows = EasyVQA().rows("train")
     source = rows.sources["image"]
     reader = RawReader(source, experts["float32"].transform)
     positions = np.arange(options.inputs)
@@ -86,7 +85,7 @@ def main() -> None:
                     positions,
                     batch_size=BATCH,
                     device=torch.device("cpu"),
-                    num_workers=num_encode_workers(data, len(pixels)),
+                    num_workers=num_encode_workers(None, len(pixels)),
                 ):
                     writer.add(keys[done : done + len(batch)], tokens)
                     done += len(batch)

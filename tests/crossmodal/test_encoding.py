@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -11,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from crossmodal.encoding import Encoded, StoredReader, encode_in_batches, store_tokens
+from crossmodal.encoding import Encoded, StoredReader, encode_in_batches, num_encode_workers, store_tokens
 from crossmodal.feature_files import entries, shard_paths
 from crossmodal.feature_store import FeatureStore
+from crossmodal.memory import kept_memory
 from crossmodal.precision import has_bfloat16
 from datamodules.paired import Split
 from datamodules.sources import ImageFiles, RawReader
@@ -131,6 +135,49 @@ def test_workers_encode_the_same_in_order(experts: dict[str, Expert], num_worker
         assert torch.allclose(tokens_UND, expected.tokens_BND, atol=1e-5)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked")
+@pytest.mark.parametrize(
+    ("given", "threads", "num_batches", "expected"),
+    [(None, 2, 8, 2), (None, 2, 7, 0), (None, 1, 99, 0), (None, 64, 999, 16), (0, 4, 99, 0), (3, 1, 1, 3)],
+)
+def test_how_many_workers_encode(
+    monkeypatch: pytest.MonkeyPatch, given: int | None, threads: int, num_batches: int, expected: int
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert num_encode_workers(given, num_batches) == expected
+
+
+class Telling(ImageExpert):
+    """Writes down which process encodes."""
+
+    log: Path
+
+    def encode(self, inputs: torch.Tensor) -> ExpertTokens:
+        with self.log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        warnings.warn("as Pillow warns", stacklevel=1)
+        return super().encode(inputs)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_encode_for_the_store(tmp_path: Path, num_workers: int) -> None:
+    expert = Telling("test_efficientnet", pretrained=False, image_size=32, precision="float32")
+    expert.log = tmp_path / "log"
+    data = dots({"image": expert})
+    options = {"batch_size": 4, "device": CPU, "show_progress": True, "num_workers": num_workers}
+    store_tokens({"image": expert}, data, FeatureStore(tmp_path), ["train"], report=lambda _: None, **options)  # type: ignore[arg-type]
+    processes = set(expert.log.read_text().split())
+    assert len(processes) == (num_workers or 1)
+    assert (str(os.getpid()) in processes) == (num_workers == 0)
+
+
+def test_memory_is_given_back_after_an_error() -> None:
+    with pytest.raises(KeyError), kept_memory():
+        raise KeyError
+    with kept_memory():
+        torch.zeros(1 << 22)
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_input_that_cannot_be_read_is_named(tmp_path: Path, num_workers: int) -> None:
     (tmp_path / "bad.png").write_text("no picture")
@@ -203,6 +250,11 @@ def test_the_choice_of_a_precision_is_remembered(tmp_path: Path, found: str) -> 
     said = json.loads(decision.read_text())
     assert said["precision"] == experts["image"].precision == report.precision
     assert (said["cosine_distance"] > 1e-2) == (said["precision"] == "float32")
+
+    decision.write_text("")  # a power cut
+    experts = {"image": image_expert(precision="auto")}
+    store(experts, dots(experts), tmp_path)
+    assert json.loads(decision.read_text()) == said
 
     decision.write_text(json.dumps({**said, "precision": found}))
     experts = {"image": image_expert(precision="auto")}

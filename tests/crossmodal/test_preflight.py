@@ -218,6 +218,10 @@ def test_our_configs_are_right(name: str) -> None:
         accepted(CONFIGS[name], "--print_config", command=command)
 
 
+def test_a_name_that_looks_like_a_number() -> None:
+    accepted(CONFIGS["dots.yaml"], "--name", "001", "--ckpt_path", "best", command="test")
+
+
 def test_an_evaluation_needs_a_checkpoint() -> None:
     text = CONFIGS["dots.yaml"]
     with pytest.raises(UsageError, match=r"^crossmodal test needs --ckpt_path: a file, best or last$"):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from datamodules.batch import ABSENT, PairedBatch, gather_rows
 from datamodules.paired import PairedDataModule, Split
-from datamodules.rows import EpochBatches, NumberedIds, PairedDataset, PairedRows, ResumableLoader
+from datamodules.rows import BatchLoader, EpochBatches, NumberedIds, PairedDataset, PairedRows, ResumableLoader
 from datamodules.sources import ImageFiles, RawReader, Source, Texts
 from datamodules.synthetic import Dots
 
@@ -203,6 +203,42 @@ def test_what_workers_draw_is_drawn_again_after_a_resume() -> None:
 
 # Python's queues complain when a DataLoader is left with work in them
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_workers_draw_differs_from_epoch_to_epoch() -> None:
+    paired, _ = dataset(range(3), 3)
+    noisy = PairedDataset(paired.rows, {"number": RawReader(paired.rows.sources["number"], Noise())})
+    drawn = set()
+    for seed in range(2):
+        single = ResumableLoader(noisy, EpochBatches(3, batch_size=1, shuffle=True, seed=seed), num_workers=2)
+        for epoch in range(2):
+            single.sampler.set_epoch(epoch)
+            drawn |= {batch.inputs["number"][0, 3].item() for batch in single}
+    assert len(drawn) == 2 * 2 * 3
+
+
+class OwnError(ValueError):
+    """As a damaged shard's: it cannot be made of its message alone."""
+
+    def __init__(self, path: str, fault: str) -> None:
+        super().__init__(f"{path} {fault}")
+
+
+class Damaged(Squares):
+    def __call__(self, raw: int) -> Tensor:
+        raise OwnError("shard", "is damaged")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_any_kind_of_value_error_comes_from_a_worker(num_workers: int) -> None:
+    paired, _ = dataset(range(3), 3)
+    reader = RawReader(paired.rows.sources["number"], Damaged())
+    batches = BatchLoader(reader.read, [np.arange(3)], num_workers=num_workers)
+    with pytest.raises(ValueError, match="shard is damaged"):
+        list(batches)
+    del batches
+    gc.collect()
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_input_that_cannot_be_read_is_named(tmp_path: Path, num_workers: int) -> None:
     rows = PairedRows(
