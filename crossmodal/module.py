@@ -30,8 +30,7 @@ SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
     "test": ("test",),
-    "predict": ("predict",),
-}
+}  # to predict, the data says which
 
 
 class CheckpointMismatchError(ValueError):
@@ -151,7 +150,7 @@ class CrossModalModule(LightningModule):
             self.experts,
             data,
             self.feature_store,
-            ("test",) if stage == "predict" and data.rows("predict") is None else SPLITS_OF_STAGE[stage],
+            (data.predicted_split,) if stage == "predict" else SPLITS_OF_STAGE[stage],
             batch_size=self.encode_batch_size,
             device=self.trainer.strategy.root_device,
             report=report,

@@ -132,10 +132,14 @@ class PairedDataModule(LightningDataModule, ABC):
         """Return the test split."""
         return self._required("test")
 
+    @property
+    def predicted_split(self) -> Split:
+        """The split whose rows are predicted: `predict`, or else `test`."""
+        return "test" if self.rows("predict") is None else "predict"
+
     def predict_dataloader(self) -> ResumableLoader:
-        """Return the rows to predict: the `predict` split, or else the test split."""
-        loader = self.dataloader("predict")
-        return self._required("test") if loader is None else loader
+        """Return the rows to predict."""
+        return self._required(self.predicted_split)
 
     def _required(self, split: Split) -> ResumableLoader:
         loader = self.dataloader(split)
