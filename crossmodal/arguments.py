@@ -9,11 +9,9 @@ from typing import Any
 
 import yaml
 
+from crossmodal.errors import UsageError
+
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
-
-
-class UsageError(Exception):
-    """What a user has to change, in one message."""
 
 
 class _Loader(yaml.SafeLoader):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from crossmodal.errors import refuse
 from crossmodal.feature_files import PRECISION, Entry, entries, remove
 
 
 def main(arguments: list[str]) -> int:
-    """Run one of the commands; return the exit status: 1 where something is damaged or not found."""
+    """Run one of the commands; return the exit status: 1 where something is not found, or damaged and not deleted."""
     parser = argparse.ArgumentParser(prog="crossmodal cache", description="What the feature store holds.")
     parser.add_argument("--root", type=Path, default=Path("runs/features"), help="the store's folder (runs/features)")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -30,8 +30,7 @@ def main(arguments: list[str]) -> int:
     try:
         return _run(options, console)
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"crossmodal: error: {error}\n")
-        return 1
+        return refuse(error, 1)
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
@@ -47,7 +46,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
             console.print("  deleted")
     if options.command == "verify":
         console.print(f"{len(faults)} damaged files")
-    return 1 if faults else 0
+    return 1 if faults and not (options.command == "verify" and options.delete) else 0
 
 
 def _show(found: list[Entry], root: Path, console: Console) -> None:
@@ -57,7 +56,7 @@ def _show(found: list[Entry], root: Path, console: Console) -> None:
     table = Table("fingerprint", "expert", "precision", "inputs", "MB", box=None, pad_edge=False)
     for entry in found:
         description = entry.description
-        expert = " ".join(str(description[key]) for key in ("class", "model") if key in description)
+        expert = " ".join(str(description[key]) for key in ("class", "model") if description.get(key))
         size = f"{entry.num_bytes / 1e6:.1f}"
         table.add_row(entry.folder.name[:12], expert, str(description.get("precision", "")), f"{entry.inputs:,}", size)
     console.print(table)

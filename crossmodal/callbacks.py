@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import sys
 import time
@@ -11,75 +10,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from datamodules.batch import PairedBatch
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, beside the one that it replaces."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write under a temporary name, and rename."""
-        if storage_options is not None:
-            raise TypeError("checkpoints are written to a local folder, without storage options")
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in target.parent.glob(f".{target.name}.*.tmp"):
-            abandoned.unlink(missing_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-
-
-class RandomState(Callback):
-    """Keeps the random state in the checkpoint: without it dropout differs after a resume."""
-
-    def __init__(self) -> None:
-        self._loaded: dict[str, Any] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all generators' states, as plain values that `weights_only` loads."""
-        name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-        version, internal, next_gauss = random.getstate()
-        return {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy": [
-                str(name),
-                torch.from_numpy(np.array(keys).astype(np.int64)),
-                position,
-                has_gauss,
-                gauss,
-            ],
-            "python": [version, list(internal), next_gauss],
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the states until training starts: what comes before draws from the generators."""
-        self._loaded = state_dict
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the states."""
-        if self._loaded is None:
-            return
-        torch.set_rng_state(self._loaded["torch"].cpu())
-        if self._loaded["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([state.cpu() for state in self._loaded["cuda"]])
-        name, keys, position, has_gauss, gauss = self._loaded["numpy"]
-        np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-        version, internal, next_gauss = self._loaded["python"]
-        random.setstate((version, tuple(internal), next_gauss))
-        self._loaded = None
 
 
 class Interrupted(BaseException):
@@ -204,8 +140,8 @@ class PredictionWriter(Callback):
             # a batch in which no label is on does not say what its lists are of
             labels = pa.list_(pa.string()) if decided == [[]] * len(decided) else None
             columns[f"{prefix}prediction"] = pa.array(decided, labels)
-            probabilities: Tensor = predicted["probabilities"].float().cpu()
-            for name, column in zip(self.columns[task], probabilities.unbind(-1), strict=True):
+            reported: Tensor = predicted["reported"].float().cpu()
+            for name, column in zip(self.columns[task], reported.unbind(-1), strict=True):
                 columns[f"{prefix}{name}"] = column.numpy()
         table = pa.table(columns)
         if self._writer is None:

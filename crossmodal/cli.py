@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import crossmodal
-from crossmodal.arguments import UsageError
-from crossmodal.preflight import MODEL, TRAINER, check
+from crossmodal.errors import UsageError, refuse
+from crossmodal.preflight import LINKED, MODEL, TRAINER, check
 from crossmodal.signatures import read_signature
 
 TRAINING = ("fit", "validate", "test", "predict")
@@ -74,8 +74,7 @@ def main() -> int:
 
         return cache_cli.main(rest)
     if command not in TRAINING:
-        sys.stderr.write(f"crossmodal: error: no command {command!r}; there are {', '.join(TRAINING)} and cache\n")
-        return 2
+        return refuse(f"no command {command!r}; there are {', '.join(TRAINING)} and cache", 2)
     # an experiment may name classes that lie in this folder; last, so that none of them hides one of ours
     sys.path.append(str(Path.cwd()))
     if not rest or rest[0] in ("-h", "--help"):
@@ -87,8 +86,7 @@ def main() -> int:
         else:
             check(command, rest)
     except UsageError as error:
-        sys.stderr.write(f"crossmodal: error: {error}\n")
-        return 2
+        return refuse(error, 2)
     _keep_out_of_home()
     from crossmodal import training_cli
 
@@ -96,7 +94,7 @@ def main() -> int:
 
 
 def _training_help(command: str) -> str:
-    model = [key for key in read_signature(MODEL).annotations if key not in ("experts", "outputs")]
+    model = [key for key in read_signature(MODEL).annotations if key not in LINKED]
     trainer = list(read_signature(TRAINER).annotations)
     return TRAINING_HELP.format(
         command=command,

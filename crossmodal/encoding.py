@@ -205,7 +205,7 @@ def _store_modality(
     encoded = sum(len(inputs.positions) for inputs in todo)
     if encoded:
         expert.to(device)
-        writer = store.writer(fingerprint, {**expert.describe(), "precision": expert.precision})
+        writer = store.writer(fingerprint, {"model": expert.model, **expert.describe(), "precision": expert.precision})
         try:
             with _progress(modality, encoded, bar) as advance:
                 for inputs in todo:

@@ -1,30 +1,22 @@
-"""How a user's mistakes are told, in one message without a traceback, and how to go on."""
+"""How a user's mistakes are told, in one message without a traceback, and how to go on. Imports nothing heavy."""
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import sys
-from typing import NoReturn
 
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.cli import LightningArgumentParser
-
-TRACEBACK = "CROSSMODAL_TRACEBACK"
-# what a user's mistake raises; anything else is ours, and shows its traceback
-MISTAKES = (ValueError, OSError, MisconfigurationException)
+TRACEBACK = "CROSSMODAL_TRACEBACK"  # an environment variable: show where an error came from
 
 
-class Parser(LightningArgumentParser):
-    """Answers a mistake with one message."""
+class UsageError(Exception):
+    """What a user has to change, in one message."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print it and exit with status 2."""
-        if os.environ.get(TRACEBACK) and ex is not None:
-            raise ex
-        sys.stderr.write(f"crossmodal: error: {without_types(message)}\n")
-        sys.exit(2)
+
+def refuse(error: object, status: int) -> int:
+    """Say what is wrong; return the exit status."""
+    sys.stderr.write(f"crossmodal: error: {without_types(str(error))}\n")
+    return status
 
 
 def without_types(message: str) -> str:

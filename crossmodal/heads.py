@@ -1,12 +1,13 @@
 """Heads: workspace tokens to one task's prediction, its loss and its metrics.
 
-Legend: B rows, L workspace tokens, D width, C outputs.
+Legend: B rows of a batch, R of a split, L workspace tokens, D width, C outputs.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
@@ -22,7 +23,7 @@ class Head(nn.Module, ABC):
         num_outputs: C.
     """
 
-    reported = "probability"  # what `probabilities` gives, as predictions name it
+    reported = "probability"  # what `activate` gives, as predictions name it
 
     def __init__(self, width: int, num_outputs: int) -> None:
         super().__init__()
@@ -37,16 +38,29 @@ class Head(nn.Module, ABC):
         outputs_BC: Tensor = self.linear(self.norm(workspace_BLD.mean(1)))
         return outputs_BC
 
+    @property
+    @abstractmethod
+    def expects(self) -> str:
+        """What a row's target must be, in words."""
+
+    @abstractmethod
+    def valid(self, targets: Tensor) -> Tensor:
+        """Return which of R rows have a target that can be learned from, bool of shape (R,).
+
+        Raises:
+            ValueError: None has: they are of another type or shape.
+        """
+
     @abstractmethod
     def loss(self, outputs_BC: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss over the rows."""
 
     @abstractmethod
     def metrics(self) -> MetricCollection:
-        """Return fresh metrics, which take `probabilities` and targets."""
+        """Return fresh metrics, which take what `activate` gives, and targets."""
 
     @abstractmethod
-    def probabilities(self, outputs_BC: Tensor) -> Tensor:
+    def activate(self, outputs_BC: Tensor) -> Tensor:
         """Return what is reported for each output, shape (B, C)."""
 
     @abstractmethod
@@ -67,6 +81,17 @@ class ClassificationHead(Head):
         super().__init__(width, num_outputs)
         self.label_smoothing = label_smoothing
 
+    @property
+    def expects(self) -> str:
+        """A class number."""
+        return f"a class number, 0 to {self.num_outputs - 1}"
+
+    def valid(self, targets: Tensor) -> Tensor:
+        """Return which rows have one of the classes."""
+        if targets.dtype != torch.int64 or targets.dim() != 1:
+            raise ValueError(f"targets must be int64 of shape (rows,), not {_described(targets)}")
+        return (targets >= 0) & (targets < self.num_outputs)
+
     def loss(self, outputs_BC: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy."""
         return F.cross_entropy(outputs_BC, targets, label_smoothing=self.label_smoothing)
@@ -75,7 +100,7 @@ class ClassificationHead(Head):
         """Return accuracy and macro F1."""
         return metrics.classification(self.num_outputs)
 
-    def probabilities(self, outputs_BC: Tensor) -> Tensor:
+    def activate(self, outputs_BC: Tensor) -> Tensor:
         """Return the softmax."""
         return outputs_BC.softmax(-1)
 
@@ -87,6 +112,13 @@ class ClassificationHead(Head):
 class MultiLabelHead(Head):
     """Any of C labels. Targets: 0 or 1, shape (B, C)."""
 
+    expects = "0 or 1 for each label"
+
+    def valid(self, targets: Tensor) -> Tensor:
+        """Return which rows have only zeros and ones."""
+        _require_columns(targets, self.num_outputs)
+        return ((targets == 0) | (targets == 1)).all(1)
+
     def loss(self, outputs_BC: Tensor, targets: Tensor) -> Tensor:
         """Return the binary cross-entropy."""
         return F.binary_cross_entropy_with_logits(outputs_BC, targets.to(outputs_BC.dtype))
@@ -95,7 +127,7 @@ class MultiLabelHead(Head):
         """Return accuracy over all labels, macro F1 and mean average precision."""
         return metrics.multilabel(self.num_outputs)
 
-    def probabilities(self, outputs_BC: Tensor) -> Tensor:
+    def activate(self, outputs_BC: Tensor) -> Tensor:
         """Return each label's probability."""
         return outputs_BC.sigmoid()
 
@@ -108,6 +140,12 @@ class RegressionHead(Head):
     """C quantities. Targets: floats, shape (B, C)."""
 
     reported = "value"
+    expects = "finite numbers"
+
+    def valid(self, targets: Tensor) -> Tensor:
+        """Return which rows have only finite numbers."""
+        _require_columns(targets, self.num_outputs)
+        return targets.isfinite().all(1)
 
     def loss(self, outputs_BC: Tensor, targets: Tensor) -> Tensor:
         """Return the mean squared error."""
@@ -119,10 +157,19 @@ class RegressionHead(Head):
         """Return mean absolute error, root mean squared error and R²."""
         return metrics.regression()
 
-    def probabilities(self, outputs_BC: Tensor) -> Tensor:
+    def activate(self, outputs_BC: Tensor) -> Tensor:
         """Return the values themselves."""
         return outputs_BC
 
     def decide(self, outputs_BC: Tensor, names: list[str]) -> list[object]:
         """Return the value, or a list of them."""
         return list(outputs_BC.squeeze(-1).tolist()) if len(names) == 1 else list(outputs_BC.tolist())
+
+
+def _require_columns(targets: Tensor, num_outputs: int) -> None:
+    if targets.dim() != 2 or targets.shape[1] != num_outputs:
+        raise ValueError(f"targets must have shape (rows, {num_outputs}), not {_described(targets)}")
+
+
+def _described(targets: Tensor) -> str:
+    return f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"

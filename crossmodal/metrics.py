@@ -1,6 +1,6 @@
 """Metrics by kind of task; torchmetrics computes them.
 
-They take what `Head.probabilities` gives: torchmetrics would take logits that all lie in 0 to 1 for probabilities.
+They take what `Head.activate` gives: torchmetrics would take logits that all lie in 0 to 1 for probabilities.
 
 Legend: B rows, C outputs.
 """

@@ -16,12 +16,14 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
+from crossmodal.checkpoints import CheckpointMismatchError
 from crossmodal.encoding import Encoded, store_tokens
 from crossmodal.feature_store import FeatureStore
 from crossmodal.fusion import Fusion
 from crossmodal.heads import Head
 from crossmodal.model import CrossModalModel
 from crossmodal.objectives import TaskObjective
+from crossmodal.optimization import WarmupCosine, parameter_groups
 from datamodules.batch import PairedBatch
 from datamodules.paired import PairedDataModule, Split
 from experts.base import Expert
@@ -33,15 +35,11 @@ SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
 }  # to predict, the data says which
 
 
-class CheckpointMismatchError(ValueError):
-    """A checkpoint of another model or of other frozen experts."""
-
-
 class Prediction(TypedDict):
     """What `predict_step` returns for a task."""
 
     prediction: list[object]
-    probabilities: Tensor
+    reported: Tensor
 
 
 class CrossModalModule(LightningModule):
@@ -146,17 +144,38 @@ class CrossModalModule(LightningModule):
             self.seconds_encoding += encoded.seconds
             rank_zero_info(str(encoded))
 
+        splits = (data.predicted_split,) if stage == "predict" else SPLITS_OF_STAGE[stage]
+        if stage != "predict":
+            self._check_targets(data, splits)
         store_tokens(
             self.experts,
             data,
             self.feature_store,
-            (data.predicted_split,) if stage == "predict" else SPLITS_OF_STAGE[stage],
+            splits,
             batch_size=self.encode_batch_size,
             device=self.trainer.strategy.root_device,
             report=report,
             show_progress=self.trainer.progress_bar_callback is not None,
             num_workers=self.encode_workers,
         )
+
+    def _check_targets(self, data: PairedDataModule, splits: Iterable[Split]) -> None:
+        """Refuse targets that would end training in the middle, or spoil it."""
+        for split in splits:
+            rows = data.rows(split)
+            for task, head in self.heads:
+                if rows is None or task not in rows.targets:
+                    continue
+                targets = rows.targets[task]
+                try:
+                    valid_R = head.valid(targets)
+                except ValueError as error:
+                    raise ValueError(f"the {split} split of {type(data).__name__}, task {task!r}: {error}") from error
+                if not valid_R.all():
+                    row = int(valid_R.int().argmin())
+                    raise ValueError(
+                        f"row {rows.ids[row]}: the target of {task!r} is {targets[row].tolist()}, not {head.expects}"
+                    )
 
     def training_step(self, batch: PairedBatch, batch_idx: int) -> Tensor:
         """Return the loss; every term is logged by its name."""
@@ -186,11 +205,11 @@ class CrossModalModule(LightningModule):
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: PairedBatch, batch_idx: int) -> dict[str, Prediction]:
-        """Return, by task, each row's prediction and the probability of each output."""
+        """Return, by task, each row's prediction and what is reported of each output."""
         return {
             task: Prediction(
                 prediction=head.decide(outputs_BC, self.outputs[task]),
-                probabilities=head.probabilities(outputs_BC),
+                reported=head.activate(outputs_BC),
             )
             for (task, head), outputs_BC in zip(self.heads, self(batch).values(), strict=True)
         }
@@ -213,7 +232,7 @@ class CrossModalModule(LightningModule):
             metrics = self._metrics[stage][task]
             assert isinstance(metrics, MetricCollection)
             head: Head = self.model.heads[task]  # type: ignore[assignment]
-            metrics.update(head.probabilities(outputs_BC), batch.targets[task])
+            metrics.update(head.activate(outputs_BC), batch.targets[task])
             self.log_dict(metrics, batch_size=len(batch), prog_bar=stage == "val")
 
     def configure_optimizers(self) -> Any:
@@ -288,32 +307,3 @@ class CrossModalModule(LightningModule):
 
 def _shown(outputs: dict[str, list[str]]) -> str:
     return "; ".join(f"{task}: {', '.join(names)}" for task, names in outputs.items())
-
-
-class WarmupCosine:
-    """The learning rate's factor at a step: a line up from near 0 to 1, then a cosine down to 0.
-
-    Args:
-        total: Steps in all.
-        warmup: Share of them that rises.
-    """
-
-    def __init__(self, total: int, *, warmup: float) -> None:
-        self.total = total
-        self.rising = max(1, round(warmup * total))
-
-    def __call__(self, step: int) -> float:
-        """Return the factor, from 0 to 1."""
-        if step < self.rising:
-            return (step + 1) / self.rising
-        progress = (step - self.rising) / max(1, self.total - self.rising)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Split what trains into matrices, which decay, and vectors such as biases and norms, which do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trained if parameter.dim() > 1]
-    others = [parameter for parameter in trained if parameter.dim() <= 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]

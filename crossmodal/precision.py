@@ -38,7 +38,7 @@ def choose_precision(expert: Expert, store: FeatureStore, trial: Callable[[], li
     if not has_bfloat16(device):
         expert.set_precision("float32")
         return
-    decision = store.root / PRECISION / f"{expert.fingerprint('float32')}.json"
+    decision = store.root / PRECISION / f"{expert.fingerprint('auto')}.json"
     with suppress(FileNotFoundError, ValueError, KeyError):  # a damaged one is found anew
         expert.set_precision(json.loads(decision.read_text())["precision"])
         return

@@ -12,17 +12,20 @@ import ast
 import importlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from crossmodal.arguments import CLASS_KEYS, UsageError, kind, override, read_options, read_yaml
+from crossmodal.arguments import CLASS_KEYS, kind, override, read_options, read_yaml
+from crossmodal.errors import UsageError
 from crossmodal.run_folder import checkpoint_to_evaluate
 from crossmodal.signatures import Annotation, Module, Signature, nearest, read_module, read_signature
 
 MODEL = "crossmodal.module.CrossModalModule"
 TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
+LINKED = ("experts", "outputs")  # arguments of the model that other groups give
 OWN_KEYS = ("experts", "data", "model", "trainer", "seed_everything", "name", "runs")
+COMMAND_LINE = "the command line"  # where a key comes from, as a file's name is
 # types that nothing in a YAML file is
 NEVER_IN_YAML = {"Tensor"}
 Verdict = Literal["right", "wrong", "unknown"]
@@ -46,7 +49,7 @@ def check(subcommand: str, arguments: list[str]) -> None:
             origins[str(key)] = str(name)
     for key, value in options:
         if key not in ("config", "c", "print_config") and not key.endswith("help"):
-            origins.update(dict.fromkeys(override(config, key, value), "the command line"))
+            origins.update(dict.fromkeys(override(config, key, value), COMMAND_LINE))
     if files or options:
         checker = _Checker(subcommand, config, origins)
         checker.check_keys()
@@ -67,19 +70,22 @@ class _Checker:
 
     def check_keys(self) -> None:
         known = [*self.own_keys, *self.method]
-        for key, value in self.config.items():
+        for key in self.config:
             if key not in known:
                 self.fail(str(key), f"unknown key {str(key)!r}{nearest(str(key), known)}")
+        if missing := [key for key in ("experts", "data", "model") if key not in self.config]:
+            raise UsageError(f"missing {', '.join(missing)}: give a whole experiment with --config FILE")
+        for key, value in self.config.items():
             if key == "experts":
                 self.check_experts(value)
             elif key == "data":
                 self.check_class(value, key)
-            elif key in ("model", "trainer"):
-                self.check_group(read_signature(MODEL if key == "model" else TRAINER), value, key)
+            elif key == "model":
+                self.check_group(read_signature(MODEL), value, key, LINKED)
+            elif key == "trainer":
+                self.check_group(read_signature(TRAINER), value, key)
             elif key in self.method:
                 self.check_value(self.method[key], value, key)
-        if missing := [key for key in ("experts", "data", "model") if key not in self.config]:
-            raise UsageError(f"missing {', '.join(missing)}: give a whole experiment with --config FILE")
 
     def check_output(self) -> None:
         output = self.config.get("output")
@@ -115,7 +121,8 @@ class _Checker:
         for modality, spec in value.items():
             self.check_class(spec, f"experts.{modality}")
 
-    def check_class(self, spec: Any, path: str) -> None:
+    def check_class(self, spec: Any, path: str, *, num_given: int = 0) -> None:
+        """Check a class and its arguments, the first of which whoever builds it gives."""
         if isinstance(spec, str):
             spec = {"class_path": spec}
         if not isinstance(spec, dict) or "class_path" not in spec:
@@ -132,9 +139,13 @@ class _Checker:
             signature = read_signature(class_path)
         except LookupError as error:
             self.fail(f"{path}.class_path", f"{path}.class_path: {error.args[0]}")
-        self.check_group(signature, spec.get("init_args") or {}, f"{path}.init_args")
+        given = [*list(signature.annotations)[:num_given], *(spec.get("dict_kwargs") or {})]
+        if COMMAND_LINE in (self.origins.get(path), self.origins.get(f"{path}.class_path")):
+            given += signature.annotations  # where another class is named, the parser keeps what both take
+        self.check_group(signature, spec.get("init_args") or {}, f"{path}.init_args", given)
 
-    def check_group(self, signature: Signature, values: Any, path: str) -> None:
+    def check_group(self, signature: Signature, values: Any, path: str, given: Collection[str] = ()) -> None:
+        """Check arguments; those that are given elsewhere may be missing here."""
         if not isinstance(values, dict):
             self.fail(path, f"{path}: expected keys and values, found {kind(values)}")
         for key, value in values.items():
@@ -143,6 +154,9 @@ class _Checker:
                 self.check_value(signature.annotations[key], value, name)
             elif not signature.is_open:
                 self.fail(name, f"unknown key {name!r}{nearest(str(key), signature.annotations)}")
+        for key, annotation in signature.annotations.items():
+            if annotation.is_required and not signature.is_open and key not in values and key not in given:
+                self.fail(path, f"{path}.{key} is missing")
 
     def check_value(self, annotation: Annotation, value: Any, path: str) -> None:
         if annotation.node is None:
@@ -189,7 +203,8 @@ class _Checker:
                 return "right"
             case "Callable":
                 if isinstance(value, dict | str):
-                    self.check_class(value, path)
+                    given = parts[0].elts if isinstance(parts[0], ast.List) else []
+                    self.check_class(value, path, num_given=len(given))
                     return "right"
                 return "unknown" if value is None else "wrong"
         return "unknown"

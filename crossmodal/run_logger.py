@@ -26,6 +26,9 @@ class RunLogger(CSVLogger):
         super().__init__(save_dir=run.path.parent.parent, name=run.path.parent.name, version=run.path.name)
         self.first_step = first_step
 
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Write nothing: `config.yaml` has them, and whole."""
+
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:

@@ -39,10 +39,11 @@ class Signature:
 
 @dataclass(frozen=True)
 class Annotation:
-    """A type annotation, and the module in which its names mean something."""
+    """A type annotation, the module in which its names mean something, and whether there is no default."""
 
     node: ast.expr | None
     module: Module
+    is_required: bool = False
 
 
 @dataclass
@@ -94,8 +95,10 @@ def _signature_of(module: Module, node: ast.ClassDef, method: str) -> Signature:
     for statement in node.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == method:
             arguments = statement.args
-            named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs][1:]
-            own = {argument.arg: Annotation(argument.annotation, module) for argument in named}
+            positional = [*arguments.posonlyargs, *arguments.args]
+            defaults = [*[None] * (len(positional) - len(arguments.defaults)), *arguments.defaults]
+            named = zip((*positional, *arguments.kwonlyargs), (*defaults, *arguments.kw_defaults), strict=True)
+            own = {one.arg: Annotation(one.annotation, module, default is None) for one, default in list(named)[1:]}
             if arguments.kwarg is None:
                 return Signature(own, is_open=False)
             inherited = _inherited(module, node, method)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -19,21 +18,24 @@ from rich.console import Console
 from rich.table import Table
 
 from crossmodal.callbacks import (
-    AtomicCheckpointIO,
     EpochLines,
     Interrupted,
     PredictionWriter,
-    RandomState,
     SaveLast,
     is_terminal,
 )
 from crossmodal.chatter import tame_chatter
-from crossmodal.errors import MISTAKES, TRACEBACK, Parser, say_how_to_go_on, without_types
-from crossmodal.module import CheckpointMismatchError, CrossModalModule
+from crossmodal.checkpoints import AtomicCheckpointIO, CheckpointMismatchError, RandomState, step_of
+from crossmodal.errors import TRACEBACK, refuse, say_how_to_go_on
+from crossmodal.module import CrossModalModule
+from crossmodal.parser import Parser
 from crossmodal.run_folder import RunFolder, checkpoint_to_evaluate
 from crossmodal.run_logger import RunLogger
 from datamodules.paired import PairedDataModule
 from experts.base import Expert
+
+# what a user's mistake raises; anything else is ours, and shows its traceback
+MISTAKES = (ValueError, OSError, MisconfigurationException)
 
 
 class TrainingCLI(LightningCLI):
@@ -90,7 +92,10 @@ class TrainingCLI(LightningCLI):
         if wandb := sys.modules.get("wandb"):
             wandb.finish()
         with suppress(OSError):  # the mistake is what must be told
+            was_announced = self._new_folder.config.exists()
             self._new_folder.remove()
+            if was_announced:
+                print(f"removed: {self._new_folder.path}, which took no step", flush=True)
 
     @property
     def settings(self) -> Any:
@@ -131,7 +136,7 @@ class TrainingCLI(LightningCLI):
             found = run.checkpoint(given)
         else:
             found = Path(given)
-        self._checkpoint_step = _step_of(found)
+        self._checkpoint_step = step_of(found)
         self.run_folder = RunFolder.of_checkpoint(found)
         return str(found)
 
@@ -164,7 +169,10 @@ class TrainingCLI(LightningCLI):
             kwargs["logger"] = False
         kwargs["callbacks"] = callbacks
         kwargs["plugins"] = [*_as_list(settings.plugins), AtomicCheckpointIO()]
-        trainer = self._instantiate_trainer({**settings, **kwargs}, own)
+        try:
+            trainer = self._instantiate_trainer({**settings, **kwargs}, own)
+        except MisconfigurationException as error:
+            raise ValueError(f"trainer: {error}") from error
         if trainer.num_devices * trainer.num_nodes > 1:
             raise ValueError("trainer.devices, trainer.num_nodes: this release trains on one device; set both to 1")
         return trainer
@@ -270,17 +278,6 @@ def _keeps_newest(callback: Callback) -> bool:
     return isinstance(callback, ModelCheckpoint) and (bool(callback.save_last) or callback.filename == "last")
 
 
-def _step_of(checkpoint: Path) -> int:
-    """Read a checkpoint's step; ValueError where it is none."""
-    try:
-        if not zipfile.is_zipfile(checkpoint):
-            raise ValueError("torch.save did not write it")
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-    # torch raises a dozen kinds of error for a file that it did not write
-    except Exception as error:
-        raise ValueError(f"{checkpoint} is no checkpoint: {(str(error) or repr(error)).splitlines()[0]}") from error
-
-
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
@@ -312,6 +309,5 @@ def main() -> int:
     except MISTAKES as error:
         if os.environ.get(TRACEBACK):
             raise
-        sys.stderr.write(f"crossmodal: error: {without_types(str(error))}\n")
-        return 1
+        return refuse(error, 1)
     return 0

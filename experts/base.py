@@ -86,6 +86,8 @@ class Expert(nn.Module, ABC):
             fingerprint is of, so that it is the same on every machine.
     """
 
+    model = ""  # the network's name for people, as `crossmodal cache ls` shows it
+
     def __init__(
         self,
         network: nn.Module,
@@ -167,7 +169,7 @@ class Expert(nn.Module, ABC):
         if not self.frozen:
             raise ValueError("an expert that is trained has no fingerprint")
         parts = {"precision": precision or self.precision, "identity": self.identity(), **self.describe()}
-        if parts["precision"] == "bfloat16":
+        if parts["precision"] != "float32":
             parts["rounding"] = ROUNDING
         return _hash(parts)
 

@@ -29,7 +29,7 @@ class ImageTransform:
 
     Args:
         config: What `timm.data.resolve_data_config` gives.
-        augment: Random crops and flips, as timm trains.
+        augment: Random crops, flips and colours, as timm trains.
     """
 
     def __init__(self, config: dict[str, Any], *, augment: bool = False) -> None:
@@ -55,7 +55,7 @@ class ImageTransform:
 
     @property
     def for_evaluation(self) -> ImageTransform:
-        """Without crops and flips."""
+        """Without them."""
         return ImageTransform(self.config) if self.augment else self
 
     def describe(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class ImageExpert(Expert):
         layers: Read these stages (0 is the first) instead of the last, their channels side by side.
         tokens: `pooled` gives one token: the model's own pooling, or of `layers` the mean over the image. `grid`
             gives one for each place (a transformer's last layer also its class token).
-        augment: Random crops and flips in training; turns the feature store off.
+        augment: Random crops, flips and colours in training, as timm does it; turns the feature store off.
         freeze: Nothing trains, normalisation stays in eval mode.
         precision: Of a frozen network; see `Expert`.
 

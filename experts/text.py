@@ -104,6 +104,7 @@ class TextExpert(Expert):
             freeze=freeze,
             precision=precision,
         )
+        self.model = model
         self.layers = layers
         self.tokens = tokens
 

@@ -23,7 +23,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from crossmodal.chatter import tame_chatter
-from crossmodal.module import CrossModalModule, parameter_groups
+from crossmodal.module import CrossModalModule
+from crossmodal.optimization import parameter_groups
 from crossmodal.training_cli import TrainingCLI
 from datamodules.batch import PairedBatch
 from datamodules.paired import PairedDataModule

@@ -81,8 +81,8 @@ def test_regression_loss(dtype: torch.dtype) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_probabilities(head: Head, expected: list[list[float]]) -> None:
-    assert_close(head.probabilities(OUTPUTS_BC), torch.tensor(expected))
+def test_activate(head: Head, expected: list[list[float]]) -> None:
+    assert_close(head.activate(OUTPUTS_BC), torch.tensor(expected))
 
 
 @pytest.mark.parametrize(
@@ -98,3 +98,31 @@ def test_probabilities(head: Head, expected: list[list[float]]) -> None:
 )
 def test_decide(head: Head, outputs_BC: Tensor, names: list[str], expected: list[object]) -> None:
     assert head.decide(outputs_BC, names) == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "targets", "expected"),
+    [
+        (ClassificationHead(8, 3), torch.tensor([0, 2, 3, -1]), [True, True, False, False]),
+        (MultiLabelHead(8, 2), torch.tensor([[0, 1], [1, 1], [2, 0], [0, -1]]), [True, True, False, False]),
+        (MultiLabelHead(8, 2), torch.tensor([[0.0, 1.0], [0.5, 0.0], [math.nan, 1.0]]), [True, False, False]),
+        (RegressionHead(8, 2), torch.tensor([[-3.5, 1e9], [math.nan, 0], [0, math.inf]]), [True, False, False]),
+        (RegressionHead(8, 1), torch.tensor([[5], [-7]]), [True, True]),
+    ],
+)
+def test_valid(head: Head, targets: Tensor, expected: list[bool]) -> None:
+    assert head.valid(targets).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "targets", "described"),
+    [
+        (ClassificationHead(8, 3), torch.zeros(4), r"int64 of shape \(rows,\), not float32 of shape \(4,\)"),
+        (ClassificationHead(8, 3), torch.zeros(4, 3, dtype=torch.int64), r"\(rows,\), not int64 of shape \(4, 3\)"),
+        (MultiLabelHead(8, 3), torch.zeros(4), r"shape \(rows, 3\), not float32 of shape \(4,\)"),
+        (RegressionHead(8, 1), torch.zeros(4), r"shape \(rows, 1\), not float32 of shape \(4,\)"),
+    ],
+)
+def test_targets_of_another_shape_are_refused(head: Head, targets: Tensor, described: str) -> None:
+    with pytest.raises(ValueError, match=described):
+        head.valid(targets)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,17 @@ from torch.nn import functional as F
 
 from crossmodal.fusion import WorkspaceFusion
 from crossmodal.heads import ClassificationHead
-from crossmodal.module import CrossModalModule, WarmupCosine, parameter_groups
+from crossmodal.module import CrossModalModule
 from crossmodal.objectives import TaskObjective
+from crossmodal.optimization import parameter_groups
+from datamodules.paired import Split
+from datamodules.rows import PairedRows
 from datamodules.synthetic import Dots
 from experts.base import Expert
 from experts.image import ImageExpert
 from experts.text import TextExpert
 from tests.conftest import Zygote
 from tests.crossmodal.test_cli import FIT
-
-
-@pytest.mark.parametrize(
-    ("total", "warmup", "rising"), [(100, 0.1, 10), (100, 0.0, 1), (10, 0.25, 2), (7, 1.0, 7), (1, 0.5, 1)]
-)
-def test_warmup_cosine(total: int, warmup: float, rising: int) -> None:
-    factor = WarmupCosine(total, warmup=warmup)
-    for step in range(total + 3):
-        if step < rising:
-            expected = (step + 1) / rising
-        else:
-            done = min(1.0, (step - rising) / max(1, total - rising))
-            expected = (1 + math.cos(math.pi * done)) / 2
-        assert factor(step) == pytest.approx(expected)
-    assert factor(rising - 1) == 1
-    assert factor(total) == pytest.approx(0 if total > rising else 1)
 
 
 def build(*, seed: int = 0, freeze: bool = True, feature_store: str | None = None, **image: Any) -> CrossModalModule:
@@ -62,27 +48,6 @@ def connected(module: CrossModalModule) -> Dots:
     data = Dots(num_pictures=8, batch_size=8, absent=0.2)
     data.connect({modality: expert.transform for modality, expert in module.experts.items()})
     return data
-
-
-@pytest.mark.parametrize("freeze", [True, False])
-def test_parameter_groups_hold_what_trains_once(freeze: bool) -> None:
-    model = build(freeze=freeze).model
-    matrices, others = parameter_groups(model)
-    grouped = [*matrices["params"], *others["params"]]
-    assert len({id(parameter) for parameter in grouped}) == len(grouped)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    trained = {names[id(parameter)] for parameter in grouped}
-    frozen = tuple(f"experts.{modality}." for modality in (("image", "question") if freeze else ("question",)))
-    assert trained == {name for name in names.values() if not name.startswith(frozen)}
-    assert "weight_decay" not in matrices
-    assert others["weight_decay"] == 0
-    assert all(parameter.dim() > 1 for parameter in matrices["params"])
-    assert all(parameter.dim() <= 1 for parameter in others["params"])
-
-
-def test_an_empty_group_is_left_out() -> None:
-    assert [len(group["params"]) for group in parameter_groups(nn.Linear(2, 2, bias=False))] == [1]
-    assert parameter_groups(nn.Linear(2, 2).requires_grad_(False)) == []
 
 
 def test_heads_that_are_no_tasks_are_refused() -> None:
@@ -152,6 +117,32 @@ def test_rows_without_targets_are_named() -> None:
     batch.targets = {}
     with pytest.raises(ValueError, match=r"rows train/\d+, .* have no targets for any of answer"):
         module._terms(module(batch), batch)
+
+
+class Mislabelled(Dots):
+    """Dots, the target of whose fourth row is spoilt."""
+
+    def __init__(self, split: str, target: int) -> None:
+        super().__init__(num_pictures=8)
+        self.spoilt, self.target = split, target
+
+    def load(self, split: Split) -> PairedRows | None:
+        rows = super().load(split)
+        if rows is not None and split == self.spoilt:
+            rows.targets["answer"][3] = self.target
+        return rows
+
+
+@pytest.mark.parametrize("target", [4, -1])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_target_that_is_no_class_is_named_before_training(split: str, target: int) -> None:
+    module, data = build(), Mislabelled(split, target)
+    data.connect({modality: expert.transform for modality, expert in module.experts.items()})
+    trainer = Trainer(fast_dev_run=True, logger=False, enable_progress_bar=False, accelerator="cpu")
+    named = rf"^row {split}/3: the target of 'answer' is {target}, not a class number, 0 to 3$"
+    with pytest.raises(ValueError, match=named):
+        trainer.fit(module, data)
+    assert trainer.global_step == 0
 
 
 def test_the_precision_of_a_frozen_expert_may_differ() -> None:

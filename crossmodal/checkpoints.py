@@ -1,0 +1,89 @@
+"""Checkpoints: written whole or not at all, with all random state, and read with care."""
+
+from __future__ import annotations
+
+import os
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+
+class CheckpointMismatchError(ValueError):
+    """A checkpoint of another model or of other frozen experts."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, beside the one that it replaces."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write under a temporary name, and rename."""
+        if storage_options is not None:
+            raise TypeError("checkpoints are written to a local folder, without storage options")
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for abandoned in target.parent.glob(f".{target.name}.*.tmp"):
+            abandoned.unlink(missing_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+
+
+class RandomState(Callback):
+    """Keeps the random state in the checkpoint: without it dropout differs after a resume."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all generators' states, as plain values that `weights_only` loads."""
+        name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+        version, internal, next_gauss = random.getstate()
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy": [
+                str(name),
+                torch.from_numpy(np.array(keys).astype(np.int64)),
+                position,
+                has_gauss,
+                gauss,
+            ],
+            "python": [version, list(internal), next_gauss],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the states until training starts: what comes before draws from the generators."""
+        self._loaded = state_dict
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the states."""
+        if self._loaded is None:
+            return
+        torch.set_rng_state(self._loaded["torch"].cpu())
+        if self._loaded["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([state.cpu() for state in self._loaded["cuda"]])
+        name, keys, position, has_gauss, gauss = self._loaded["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+        version, internal, next_gauss = self._loaded["python"]
+        random.setstate((version, tuple(internal), next_gauss))
+        self._loaded = None
+
+
+def step_of(checkpoint: Path) -> int:
+    """Read a checkpoint's step; ValueError where it is none."""
+    try:
+        if not zipfile.is_zipfile(checkpoint):
+            raise ValueError("torch.save did not write it")
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    # torch raises a dozen kinds of error for a file that it did not write
+    except Exception as error:
+        raise ValueError(f"{checkpoint} is no checkpoint: {(str(error) or repr(error)).splitlines()[0]}") from error
