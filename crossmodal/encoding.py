@@ -18,6 +18,7 @@ from lightning_fabric.utilities import move_data_to_device
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from crossmodal.feature_files import KEY_TYPE
 from crossmodal.feature_store import FeatureStore, StoredTokens
 from crossmodal.memory import kept_memory
 from crossmodal.precision import choose_precision
@@ -266,7 +267,7 @@ def _wanted_inputs(modality: str, expert: Expert, data: PairedDataModule, splits
 def _not_stored(wanted: Iterable[_Inputs], stored: StoredTokens) -> list[_Inputs]:
     """Return each missing content once."""
     todo: list[_Inputs] = []
-    seen = np.empty(0, "S16")
+    seen = np.empty(0, KEY_TYPE)
     for inputs in wanted:
         _, first = np.unique(inputs.keys, return_index=True)
         first.sort()

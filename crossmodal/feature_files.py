@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 SUFFIX = ".safetensors"
 DESCRIPTION = "expert.json"
 PRECISION = "precision"
+ABANDONED_SECONDS = 3600  # a shard is written in seconds
+KEY_TYPE = "S16"
 NUMPY_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64, "U8": np.uint8}
 
 
@@ -60,7 +62,7 @@ class Shard:
                 raise ValueError("cut short")
             self._header = json.loads(self._file.read(header_bytes))
             self._data_start = 8 + header_bytes
-            self.keys: NDArray[np.bytes_] = self._read("keys").view("S16").reshape(-1)
+            self.keys: NDArray[np.bytes_] = self._read("keys").view(KEY_TYPE).reshape(-1)
             self.starts: NDArray[np.int64] = self._read("starts")
             self.dtype: str = self._header["tokens"]["dtype"]
             self.num_tokens, self.width = self._header["tokens"]["shape"]
@@ -147,15 +149,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Delete what a killed process of this machine left half-written."""
+    """Delete what a killed process of this machine left half-written.
+
+    Containers may share a machine's name but not its process numbers, so that what is young is left alone.
+    """
     prefix = f".{socket.gethostname()}+"  # no host's name has a plus
     for path in folder.glob(f"{prefix}*.tmp"):
         pid = int(path.name.removeprefix(prefix).split("+")[0])
         try:
-            os.kill(pid, 0)
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                os.kill(pid, 0)
         except ProcessLookupError:
             path.unlink(missing_ok=True)
-        except PermissionError:
+        except (PermissionError, FileNotFoundError):
             continue
 
 

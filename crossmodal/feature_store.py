@@ -18,6 +18,7 @@ from torch import Tensor
 
 from crossmodal.feature_files import (
     DESCRIPTION,
+    KEY_TYPE,
     SUFFIX,
     Shard,
     content_digest,
@@ -49,7 +50,7 @@ class StoredTokens:
         self.mapped_bytes = mapped_bytes
         self.shards = [Shard(path) for path in (shard_paths(folder) if paths is None else paths)]
         self._first_row = np.cumsum([0, *(len(shard) for shard in self.shards)])
-        keys = np.concatenate([np.empty(0, "S16"), *(shard.keys for shard in self.shards)])
+        keys = np.concatenate([np.empty(0, KEY_TYPE), *(shard.keys for shard in self.shards)])
         self._order = np.argsort(keys, kind="stable")
         self._sorted_keys = keys[self._order]
         lengths = [np.diff(shard.starts) for shard in self.shards]
@@ -116,28 +117,32 @@ class ShardWriter:
     def __init__(self, folder: Path, *, shard_bytes: int = 128 * 2**20) -> None:
         self.folder = folder
         self.shard_bytes = shard_bytes
-        self._keys: list[NDArray[np.bytes_]] = []
-        self._tokens: list[Tensor] = []
-        self._lengths: list[Tensor] = []
+        self._batches: list[tuple[NDArray[np.bytes_], Tensor, Tensor]] = []  # keys, tokens, tokens of each input
         self._bytes = 0
 
     def add(self, keys: NDArray[np.bytes_], tokens: ExpertTokens) -> None:
-        """Take the tokens of some inputs; what is masked is left out."""
+        """Take the tokens of some inputs; what is masked is left out.
+
+        Raises:
+            ValueError: There are more or fewer than inputs.
+        """
+        if len(tokens) != len(keys):
+            raise ValueError(f"the expert gave tokens for {len(tokens)} inputs; it was given {len(keys)}")
         tokens_UND, mask_UN = tokens.tokens_BND.cpu(), tokens.mask_BN.cpu()
-        self._keys.append(keys)
-        self._tokens.append(tokens_UND[mask_UN])
-        self._lengths.append(mask_UN.sum(1))
+        # in one step: Ctrl-C may come between any two
+        self._batches.append((keys, tokens_UND[mask_UN], mask_UN.sum(1)))
         self._bytes += tokens_UND.nbytes
         if self._bytes >= self.shard_bytes:
             self.flush()
 
     def flush(self) -> None:
         """Write what has been collected: all of it is there afterwards, or, if this is killed, none."""
-        if not self._keys:
+        if not self._batches:
             return
-        keys = np.concatenate(self._keys)
-        tokens = torch.cat(self._tokens).contiguous()
-        starts = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(self._lengths).cumsum(0)])
+        keys_of_batches, tokens_of_batches, lengths_of_batches = zip(*self._batches, strict=True)
+        keys = np.concatenate(keys_of_batches)
+        tokens = torch.cat(tokens_of_batches).contiguous()
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(lengths_of_batches).cumsum(0)])
         keys_tensor = torch.from_numpy(keys.view(np.uint8).reshape(-1, 16).copy())
         digest = content_digest(keys, starts.numpy(), _as_numpy(tokens))
         temporary = temporary_name(self.folder)
@@ -148,7 +153,7 @@ class ShardWriter:
             temporary.replace(self.folder / f"{digest}{SUFFIX}")
         finally:
             temporary.unlink(missing_ok=True)
-        self._keys, self._tokens, self._lengths, self._bytes = [], [], [], 0
+        self._batches, self._bytes = [], 0
 
 
 class FeatureStore:

@@ -23,10 +23,19 @@ class CrossModalModel(nn.Module):
         experts: By modality.
         fusion: Over the same modalities.
         heads: By task, each of the fusion's width.
+
+    Raises:
+        ValueError: A frozen expert has parameters that nothing freezes.
     """
 
     def __init__(self, experts: Mapping[str, Expert], fusion: Fusion, heads: Mapping[str, Head]) -> None:
         super().__init__()
+        for modality, expert in experts.items():
+            if outside := expert.parameters_outside_network():
+                raise ValueError(
+                    f"experts.{modality}: {type(expert).__name__} is frozen, but its parameter {outside[0]!r} is not "
+                    "part of the network that it gives to Expert"
+                )
         self.experts = nn.ModuleDict(experts)
         self.projections = nn.ModuleDict(
             {modality: Projection(expert.width, fusion.width) for modality, expert in experts.items()}

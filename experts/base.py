@@ -5,11 +5,13 @@ Legend: U distinct inputs, B rows, N tokens, D width.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +23,8 @@ from torch import Tensor, nn
 from experts.inference import ROUNDING, cast
 
 Precision = Literal["auto", "float32", "bfloat16"]
+# attributes of every expert that are no settings of its own
+NO_SETTINGS = {"training", "frozen", "precision", "model"}
 
 
 @dataclass
@@ -80,8 +84,8 @@ class Expert(nn.Module, ABC):
         width: D of the tokens.
         transform: Makes a raw input into the network's own.
         freeze: Nothing trains, normalisation stays in eval mode and no gradient is kept.
-        precision: Of a frozen network. `auto` takes bfloat16 where the device has units for it and a short
-            trial shows that the tokens are nearly the same, else float32.
+        precision: Of a frozen network. `auto` takes bfloat16 for tokens that are stored, where the device has
+            units for it and a short trial shows that they are nearly the same, else float32.
         original: The network as it was loaded, if `network` is one made faster: its weights are what the
             fingerprint is of, so that it is the same on every machine.
     """
@@ -105,10 +109,14 @@ class Expert(nn.Module, ABC):
         self.transform = transform
         self.frozen = freeze
         self.precision: Precision = precision if freeze else "float32"
+        self._settings: dict[str, Any] | None = None
         self.network = network
         self.network.train(not freeze)
         if freeze:
-            self._weights_digest = _digest_of_state(original or network)
+            whole = original or network
+            self._weights_digest = _digest_of_state(whole.state_dict())
+            # strides and the like are in no state; what Python adds of addresses differs from run to run
+            self._layers_digest = _hash({"layers": re.sub(r" at 0x[0-9a-f]+", "", repr(whole))})
             self.network.requires_grad_(False)
             cast(self.network, self.dtype)
 
@@ -146,37 +154,59 @@ class Expert(nn.Module, ABC):
         self.precision = precision
         cast(self.network, self.dtype)
 
+    def parameters_outside_network(self) -> list[str]:
+        """Return the names of a frozen expert's parameters that would neither be frozen nor train."""
+        names = (name for name, _ in self.named_parameters() if not name.startswith("network."))
+        return list(names) if self.frozen else []
+
     @property
     def dtype(self) -> torch.dtype:
         """The type that floating point inputs are cast to, and of the tokens."""
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
 
     def describe(self) -> dict[str, Any]:
-        """Return, as JSON, everything but the weights and the precision that changes the tokens."""
-        kinds = (type(self), type(self.transform))
+        """Return, as JSON, everything but the weights and the precision that changes the tokens.
+
+        A class's own settings are in it by themselves where they are public attributes, plain as JSON is; what
+        they are when this is first called counts.
+        """
+        if self._settings is None:
+            own = {key: value for key, value in vars(self).items() if not key.startswith("_") and _is_plain(value)}
+            self._settings = copy.deepcopy({key: value for key, value in own.items() if key not in NO_SETTINGS})
         return {
             "class": type(self).__qualname__,
-            "source": [f"{kind.__module__} {_source_digest(kind)}" for kind in kinds],
+            "source": [
+                f"{kind.__module__} {_source_digest(kind)}"
+                for top in (type(self), type(self.transform))
+                for kind in top.__mro__[:-1]
+                if kind not in Expert.__mro__
+            ],
+            "settings": self._settings,
             "transform": self.transform.describe(),
         }
 
     def fingerprint(self, precision: Precision | None = None) -> str:
-        """Hash what the tokens depend on: weights, transform, settings, precision. 32 hexadecimal digits.
+        """Hash what the tokens depend on: weights, layers, transform, settings, code, precision. 32 hexadecimal digits.
 
         Raises:
             ValueError: The expert is trained, so that its tokens change.
         """
         if not self.frozen:
             raise ValueError("an expert that is trained has no fingerprint")
-        parts = {"precision": precision or self.precision, "identity": self.identity(), **self.describe()}
+        own = {"identity": self.identity(), "layers": self._layers_digest}
+        parts = {"precision": precision or self.precision, **own, **self.describe()}
         if parts["precision"] != "float32":
             parts["rounding"] = ROUNDING
         return _hash(parts)
 
     def identity(self) -> str:
-        """Hash weights, transform and settings, but not the code nor the precision: 32 hexadecimal digits."""
+        """Hash weights, transform and settings: 32 hexadecimal digits.
+
+        Code and precision are not in it, so that a checkpoint outlives an update and another machine.
+        """
         parts = {key: value for key, value in self.describe().items() if key != "source"}
-        return _hash({"weights": self._weights_digest, **parts})
+        own = {name: value for name, value in self.state_dict().items() if not name.startswith("network.")}
+        return _hash({"weights": self._weights_digest, "own": _digest_of_state(own), **parts})
 
 
 @contextmanager
@@ -206,9 +236,17 @@ def _source_digest(kind: type) -> str:
         return ""
 
 
-def _digest_of_state(network: nn.Module) -> str:
+def _is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
+
+
+def _digest_of_state(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, value in network.state_dict().items():
+    for name, value in state.items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

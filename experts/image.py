@@ -128,8 +128,8 @@ class ImageExpert(Expert):
         self.model = model
         self.layers = layers
         self.tokens = tokens
-        self._norm = {"mean": list(config["mean"]), "std": list(config["std"])}
-        mean_C, std_C = (255 * torch.tensor(self._norm[key]) for key in ("mean", "std"))
+        self.norm = {"mean": list(config["mean"]), "std": list(config["std"])}
+        mean_C, std_C = (255 * torch.tensor(self.norm[key]) for key in ("mean", "std"))
         self._scale_C: Tensor
         self._shift_C: Tensor
         self.register_buffer("_scale_C", 1 / std_C, persistent=False)
@@ -150,8 +150,7 @@ class ImageExpert(Expert):
 
     def describe(self) -> dict[str, Any]:
         """Return what the tokens depend on beside weights and precision."""
-        settings = {"model": self.model, "layers": self.layers, "tokens": self.tokens}
-        return {**super().describe(), **settings, **self._norm}
+        return {**super().describe(), "model": self.model}
 
 
 def _create(name: str, pretrained: bool | WeightsSource, sha256: str | None, image_size: int | None) -> nn.Module:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from experts.base import Expert, ExpertTokens, Precision, drawn_weights
@@ -89,8 +89,10 @@ class TextExpert(Expert):
     ) -> None:
         source = _find(model, sha256)
         with drawn_weights(fixed=freeze):
-            network, tokenizer = _load(source, pretrained)
+            network, tokenizer, settings = _load(source, pretrained)
         config: Any = network.config
+        if not hasattr(config, "num_hidden_layers"):
+            raise ValueError(f"{model!r} is no text encoder: {type(network).__name__} has no hidden layers of one kind")
         count = config.num_hidden_layers + 1
         if layers is not None and (not layers or any(not -count <= layer < count for layer in layers)):
             raise ValueError(f"{model!r} has {count} hidden layers, 0 to {count - 1}; got layers: {layers}")
@@ -104,6 +106,7 @@ class TextExpert(Expert):
             freeze=freeze,
             precision=precision,
         )
+        self._config = settings
         self.model = model
         self.layers = layers
         self.tokens = tokens
@@ -127,9 +130,7 @@ class TextExpert(Expert):
 
     def describe(self) -> dict[str, Any]:
         """Return what the tokens depend on beside weights and precision."""
-        config: Any = self.network.config
-        settings = {key: str(value) for key, value in config.to_dict().items() if key != "_name_or_path"}
-        return {**super().describe(), "layers": self.layers, "tokens": self.tokens, "config": settings}
+        return {**super().describe(), "config": self._config}
 
 
 def _find(model: str, sha256: str | None) -> str:
@@ -142,26 +143,35 @@ def _find(model: str, sha256: str | None) -> str:
     return model
 
 
-def _load(source: str, pretrained: bool) -> tuple[nn.Module, Any]:
+def _load(source: str, pretrained: bool) -> tuple[nn.Module, Any, dict[str, str]]:
     transformers_logging.disable_progress_bar()
     try:
-        network, tokenizer = _read(source, pretrained, local=True)
+        network, tokenizer, settings = _read(source, pretrained, local=True)
     except (OSError, ValueError) as error:
         if Path(source).exists():
             raise ValueError(f"no model can be loaded from {source}: {str(error).splitlines()[0]}") from error
         require_hub(source)
         try:
-            network, tokenizer = _read(source, pretrained, local=False)
+            network, tokenizer, settings = _read(source, pretrained, local=False)
         except (OSError, ValueError) as missing:
             raise ValueError(f"the hub has no model {source!r}: {str(missing).splitlines()[0]}") from missing
     tokenizer.padding_side = "right"  # `cls` is the first place
     if getattr(network, "pooler", None) is not None:
         network.pooler = None  # never used here, and drawn at random where the weights have none
-    return network, tokenizer
+    return network, tokenizer, settings
 
 
-def _read(source: str, pretrained: bool, *, local: bool) -> tuple[Any, Any]:
+def _read(source: str, pretrained: bool, *, local: bool) -> tuple[Any, Any, dict[str, str]]:
+    """Return the network, the tokenizer, and what the model's own file says of it: the same in every version."""
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-    if pretrained:
-        return AutoModel.from_pretrained(source, local_files_only=local, dtype=torch.float32), tokenizer
-    return AutoModel.from_config(AutoConfig.from_pretrained(source, local_files_only=local)), tokenizer
+    file, _ = PretrainedConfig.get_config_dict(source, local_files_only=local)
+    settings = {key: str(value) for key, value in file.items() if key not in ("_name_or_path", "_commit_hash")}
+    if not pretrained:
+        network = AutoModel.from_config(AutoConfig.from_pretrained(source, local_files_only=local))
+        return network, tokenizer, settings
+    network, loading = AutoModel.from_pretrained(
+        source, local_files_only=local, dtype=torch.float32, output_loading_info=True
+    )
+    if missing := sorted(name for name in loading["missing_keys"] if not name.startswith("pooler.")):
+        raise ValueError(f"its weights lack {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""))
+    return network, tokenizer, settings

@@ -122,6 +122,11 @@ def load_by_order(network: nn.Module, path: Path) -> None:
                 f"weights {path} do not fit: only {where} has {name}, and a safetensors file has no order to match by"
             )
         for position, ((name, value), (other_name, other)) in enumerate(zip(own.items(), loaded.items(), strict=False)):
+            if name != other_name and (name in loaded or other_name in own):
+                raise ValueError(
+                    f"weights {path} do not fit: some names agree, but tensor {position} is {other_name} in the file, "
+                    f"{name} in the network; they are matched by order only where no tensor would lose its name"
+                )
             if value.shape != other.shape:
                 raise ValueError(
                     f"weights {path} do not fit: tensor {position} is {other_name} of shape {tuple(other.shape)} in "

@@ -239,6 +239,36 @@ def test_resident_memory_stays_below_its_limit(tmp_path: Path) -> None:
     assert resident_of_files() - before > limit  # it is what a memory map leaves to itself takes
 
 
+def test_an_expert_that_leaves_inputs_out_is_refused(tmp_path: Path) -> None:
+    writer = FeatureStore(tmp_path).writer("f", {})
+    with pytest.raises(ValueError, match="gave tokens for 3 inputs; it was given 4"):
+        writer.add(keys_of(range(4)), tokens_of(range(3)))
+    writer.flush()
+    assert not shard_paths(tmp_path / "f")
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_interrupted_at_a_random_moment_what_was_added_whole_is_stored(tmp_path: Path, number: int) -> None:
+    writer = FeatureStore(tmp_path).writer("f", {})
+    batch, done = tokens_of(range(2)), 0
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    # again and again: what is raised while an object is deleted is lost
+    signal.setitimer(signal.ITIMER_REAL, random.Random(number).uniform(1e-3, 2e-2), 0.1)
+    try:
+        while True:
+            writer.add(keys_of(range(done, done + 2)), batch)
+            done += 2
+    except KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        writer.flush()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    stored = FeatureStore(tmp_path).open("f")
+    assert len(stored) - done in (0, 2)
+    assert (stored.find(keys_of(range(done))) >= 0).all()
+
+
 # Processes that write. One process that has torch imported forks them all.
 
 
@@ -288,6 +318,12 @@ def temporary_files(folder: Path) -> list[Path]:
     return list(folder.glob(".*.tmp"))
 
 
+def make_old(files: list[Path]) -> None:
+    two_hours_ago = time.time() - 7200
+    for path in files:
+        os.utime(path, (two_hours_ago, two_hours_ago))
+
+
 @pytest.fixture
 def endless(tmp_path: Path, processes: ForkServerContext) -> Iterator[BaseProcess]:
     """A process that has begun to write shards."""
@@ -316,6 +352,7 @@ def test_killed_at_a_random_moment_while_writing(tmp_path: Path, endless: BasePr
     endless.kill()
     endless.join()
     check_is_valid(tmp_path)
+    make_old(temporary_files(tmp_path / "f"))
     FeatureStore(tmp_path).writer("f", {})
     assert not temporary_files(tmp_path / "f")
     check_is_valid(tmp_path)
@@ -331,11 +368,16 @@ def test_only_what_a_killed_process_left_is_removed(tmp_path: Path, endless: Bas
         os.kill(endless.pid, signal.SIGCONT)
         time.sleep(0.003)
     assert left
+    make_old(left)
     FeatureStore(tmp_path).writer("f", {})
     assert temporary_files(tmp_path / "f") == left  # it is alive
     endless.kill()
     endless.join()
+    os.utime(left[0])
+    FeatureStore(tmp_path).writer("f", {})
+    assert temporary_files(tmp_path / "f") == left  # another container's process may have that number
     check_is_valid(tmp_path)
+    make_old(temporary_files(tmp_path / "f"))
     FeatureStore(tmp_path).writer("f", {})
     assert not temporary_files(tmp_path / "f")
     check_is_valid(tmp_path)

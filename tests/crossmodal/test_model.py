@@ -36,6 +36,15 @@ FUSIONS = {
 }
 
 
+def test_a_frozen_expert_with_a_parameter_of_its_own_is_refused() -> None:
+    expert = Tiny(5, freeze=True)
+    expert.scale = nn.Parameter(torch.ones(5))
+    with pytest.raises(ValueError, match=r"experts\.image: Tiny is frozen, but its parameter 'scale' is not part of"):
+        CrossModalModel({"image": expert}, ConcatFusion(["image"], width=WIDTH), {})
+    expert.frozen = False
+    CrossModalModel({"image": expert}, ConcatFusion(["image"], width=WIDTH), {})
+
+
 @pytest.fixture(params=FUSIONS)
 def model(request: pytest.FixtureRequest) -> CrossModalModel:
     torch.manual_seed(0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from experts.base import Expert, ExpertTokens
+from experts.base import Expert, ExpertTokens, _source_digest
 from experts.image import ImageExpert
 from experts.text import TextExpert
 from tests.transforms import AsItIs
@@ -126,6 +127,69 @@ def test_equal_experts_have_equal_fingerprints(plain: str) -> None:
 )
 def test_fingerprint_differs_by(plain: str, changes: dict[str, Any]) -> None:
     assert image_expert(**changes).fingerprint() != plain
+
+
+class Gained(TinyExpert):
+    """Has a setting that is in no weight."""
+
+    def __init__(self, *, gain: float = 1.0) -> None:
+        super().__init__()
+        self.gain = gain
+        self.calls = 0
+
+    def encode(self, inputs: Tensor) -> ExpertTokens:
+        self.calls += 1
+        return super().encode(self.gain * inputs)
+
+
+class Convolution(Expert):
+    def __init__(self, stride: int) -> None:
+        torch.manual_seed(0)
+        network = nn.Conv2d(3, 4, 3, stride=stride)
+        network.activation = torch.nn.functional.relu  # its repr has an address
+        super().__init__(network, width=4, transform=AsItIs())
+
+    def encode(self, inputs: Tensor) -> ExpertTokens:
+        tokens_UND = self.network(inputs / 255).mean((2, 3)).unsqueeze(1)
+        return ExpertTokens(tokens_UND, torch.ones(len(inputs), 1, dtype=torch.bool))
+
+
+def test_settings_of_a_class_of_ones_own_are_in_the_fingerprint() -> None:
+    expert = Gained()
+    assert expert.fingerprint() == Gained().fingerprint() != Gained(gain=3).fingerprint()
+    assert expert.identity() != Gained(gain=3).identity()
+    before = expert.fingerprint()
+    expert(PIXELS_UCHW)
+    assert expert.fingerprint() == before  # counting its calls makes it no other expert
+
+
+def test_layers_are_in_the_fingerprint() -> None:
+    assert Convolution(1).fingerprint() == Convolution(1).fingerprint() != Convolution(2).fingerprint()
+
+
+def test_the_code_of_base_classes_is_in_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, identity = Gained().fingerprint(), Gained().identity()
+    sources = inspect.getsource
+    monkeypatch.setattr(inspect, "getsource", lambda kind: sources(kind) + ("#" if kind is TinyExpert else ""))
+    _source_digest.cache_clear()
+    assert Gained().fingerprint() != before
+    assert Gained().identity() == identity
+    _source_digest.cache_clear()
+
+
+class Scaled(TinyExpert):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8))
+
+
+def test_what_lies_outside_the_network_is_not_frozen_in_silence() -> None:
+    assert Scaled().parameters_outside_network() == ["scale"]
+    assert TinyExpert().parameters_outside_network() == image_expert().parameters_outside_network() == []
+    expert = TinyExpert()
+    before = expert.identity()
+    expert.register_buffer("offset", torch.ones(8))
+    assert expert.identity() != before
 
 
 def test_fingerprint_may_be_asked_for_another_precision() -> None:

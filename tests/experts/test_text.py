@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
@@ -119,6 +122,39 @@ def test_use_does_not_change_the_fingerprint() -> None:
 )
 def test_fingerprint_differs_by(mean: TextExpert, changes: dict[str, Any]) -> None:
     assert build(**changes).fingerprint() != mean.fingerprint()
+
+
+def copied(folder: Path) -> Path:
+    source = locate(MODEL)
+    assert source is not None
+    return Path(shutil.copytree(source, folder / "model"))
+
+
+def test_the_version_of_the_library_is_not_in_the_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = build().identity()
+    monkeypatch.setattr("transformers.configuration_utils.__version__", "99.0")
+    folder = copied(tmp_path)
+    assert TextExpert(str(folder)).identity() == before
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "layer_norm_eps": 1e-6}))
+    assert TextExpert(str(folder)).identity() != before
+
+
+def test_weights_that_lack_a_layer_are_refused(tmp_path: Path) -> None:
+    weights = copied(tmp_path) / "model.safetensors"
+    state = load_file(weights)
+    save_file({name.replace("layer.3.", "layer.9."): value for name, value in state.items()}, weights, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"no model can be loaded from .*: its weights lack .*layer\.3\..* 15 more"):
+        TextExpert(str(tmp_path / "model"))
+
+
+def test_no_text_encoder_is_refused(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    small = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1}
+    settings = {"model_type": "clip", "text_config": small, "vision_config": small}
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="is no text encoder: CLIPModel"):
+        TextExpert(str(folder), pretrained=False)
 
 
 @pytest.mark.parametrize("freeze", [True, False])

@@ -168,10 +168,14 @@ def without(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
         ),
         (lambda s: without(renamed(s), "block.y"), r"tensor 5 is block.t of shape \(\) in the file, 1.running_var"),
         (lambda s: {**s, "2.bias": torch.zeros(5)}, r"2.bias has shape \(5,\) in the file, \(4,\) in the network"),
+        (
+            lambda s: {"old.weight" if key == "0.weight" else key: s[key] for key in reversed(s)},
+            "some names agree, but tensor 0 is 3.bias in the file, 0.weight in the network",
+        ),
         (lambda s: {"model": s}, "hold no state dict, but dict"),
         (lambda s: list(s.values()), "hold no state dict, but list"),
     ],
-    ids=["too few", "too many", "none", "by order", "one left out", "by name", "nested", "list"],
+    ids=["too few", "too many", "none", "by order", "one left out", "by name", "swapped", "nested", "list"],
 )
 def test_weights_that_do_not_fit(tmp_path: Path, change: Callable[[dict[str, Tensor]], object], message: str) -> None:
     loaded = network(1)
