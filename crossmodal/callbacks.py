@@ -53,7 +53,9 @@ class SaveLast(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save, if asked to end; the batch is still logged after this."""
-        if self._received is not None:
+        # gradients that are being accumulated are in no checkpoint
+        is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+        if self._received is not None and is_step:
             trainer.save_checkpoint(self.last)
             self._saved = True
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import random
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+SETTINGS_OF_RUN = ("fusion", "heads", "objective", "optimizer", "warmup")
 
 
 class CheckpointMismatchError(ValueError):
@@ -49,7 +54,8 @@ class RandomState(Callback):
         version, internal, next_gauss = random.getstate()
         return {
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            # of the one device that is used: a machine with fewer can go on
+            "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
             "numpy": [
                 str(name),
                 torch.from_numpy(np.array(keys).astype(np.int64)),
@@ -70,12 +76,17 @@ class RandomState(Callback):
             return
         torch.set_rng_state(self._loaded["torch"].cpu())
         if self._loaded["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([state.cpu() for state in self._loaded["cuda"]])
+            torch.cuda.set_rng_state(self._loaded["cuda"][0].cpu())
         name, keys, position, has_gauss, gauss = self._loaded["numpy"]
         np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
         version, internal, next_gauss = self._loaded["python"]
         random.setstate((version, tuple(internal), next_gauss))
         self._loaded = None
+
+
+def keeps_newest(callback: Callback) -> bool:
+    """Return whether it writes `last`."""
+    return isinstance(callback, ModelCheckpoint) and (bool(callback.save_last) or callback.filename == "last")
 
 
 def step_of(checkpoint: Path) -> int:
@@ -87,3 +98,36 @@ def step_of(checkpoint: Path) -> int:
     # torch raises a dozen kinds of error for a file that it did not write
     except Exception as error:
         raise ValueError(f"{checkpoint} is no checkpoint: {(str(error) or repr(error)).splitlines()[0]}") from error
+
+
+def compare_settings(then: Mapping[str, Any], now: Mapping[str, Any], *, goes_on: bool) -> None:
+    """Compare the model's settings with those of a checkpoint.
+
+    Args:
+        then: The settings that it was trained with.
+        now: Those of this configuration.
+        goes_on: Training goes on, so that the optimizer's state would override them; else it is evaluated, and
+            where the weights fit (as with another top_k) the difference is only told.
+
+    Raises:
+        CheckpointMismatchError: Training goes on with other settings.
+    """
+    for key in SETTINGS_OF_RUN if goes_on else ("fusion",):
+        if key not in then or key not in now:
+            continue
+        for name, before, after in _differences(then[key], now[key], f"model.{key}"):
+            if goes_on:
+                raise CheckpointMismatchError(
+                    f"{name} was {before} and now is {after}; a run goes on as it began: give the old value, or "
+                    "begin a new run without --ckpt_path"
+                )
+            rank_zero_info(f"{name} was {before} when the checkpoint was trained, and now is {after}")
+
+
+def _differences(then: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the dotted name of each setting that differs, and its two values."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        for key in sorted({*then, *now}):
+            yield from _differences(then.get(key), now.get(key), f"{name}.{key}")
+    elif then != now:
+        yield name, then, now

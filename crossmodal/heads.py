@@ -110,13 +110,15 @@ class ClassificationHead(Head):
 
 
 class MultiLabelHead(Head):
-    """Any of C labels. Targets: 0 or 1, shape (B, C)."""
+    """Any of C labels. Targets: 0 or 1, whole numbers or bool, shape (B, C)."""
 
     expects = "0 or 1 for each label"
 
     def valid(self, targets: Tensor) -> Tensor:
         """Return which rows have only zeros and ones."""
         _require_columns(targets, self.num_outputs)
+        if targets.is_floating_point():
+            raise ValueError(f"targets must be whole numbers or bool, not {_described(targets)}")
         return ((targets == 0) | (targets == 1)).all(1)
 
     def loss(self, outputs_BC: Tensor, targets: Tensor) -> Tensor:

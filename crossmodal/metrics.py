@@ -7,6 +7,8 @@ Legend: B rows, C outputs.
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -38,12 +40,20 @@ def multilabel(num_labels: int) -> MetricCollection:
     )
 
 
+class _R2(R2Score):
+    """R², which one row has none of."""
+
+    def compute(self) -> Tensor:
+        """Return R², or NaN for a single row."""
+        return super().compute() if self.total > 1 else torch.tensor(torch.nan)
+
+
 def regression() -> MetricCollection:
     """Return mean absolute error, root mean squared error and R² of values (B, C)."""
     return MetricCollection(
         {
             "mae": MeanAbsoluteError(),
             "rmse": MeanSquaredError(squared=False),
-            "r2": R2Score(),
+            "r2": _R2(),
         }
     )

@@ -11,12 +11,13 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningModule
 from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
-from crossmodal.checkpoints import CheckpointMismatchError
+from crossmodal.checkpoints import CheckpointMismatchError, compare_settings
 from crossmodal.encoding import Encoded, store_tokens
 from crossmodal.feature_store import FeatureStore
 from crossmodal.fusion import Fusion
@@ -181,7 +182,8 @@ class CrossModalModule(LightningModule):
         """Return the loss; every term is logged by its name."""
         terms = self._terms(self(batch), batch)
         loss = torch.stack(list(terms.values())).sum()
-        is_logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        is_logged = every > 0 and (self.trainer.global_step + 1) % every == 0
         # looking at every loss would make a GPU wait
         if (is_logged or loss.device.type == "cpu") and not loss.isfinite():
             values = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
@@ -271,14 +273,8 @@ class CrossModalModule(LightningModule):
         """
         if (outputs := checkpoint.get("outputs", self.outputs)) != self.outputs:
             raise CheckpointMismatchError(f"it was trained for {_shown(outputs)}; the data has {_shown(self.outputs)}")
-        fusion_then, fusion_now = (
-            some.get("fusion") for some in (checkpoint.get("hyper_parameters", {}), self.hparams)
-        )
-        if fusion_then and fusion_now and fusion_then != fusion_now:
-            # such as top_k: the weights fit all the same
-            rank_zero_info(
-                f"model.fusion: the checkpoint was trained with {fusion_then}, and is used with {fusion_now}"
-            )
+        goes_on = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        compare_settings(checkpoint.get("hyper_parameters", {}), self.hparams, goes_on=goes_on)
         frozen_then = checkpoint.get("frozen_experts", {})
         for modality, own_expert in self.experts.items():
             if own_expert.frozen and modality not in frozen_then:

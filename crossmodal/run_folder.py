@@ -5,10 +5,12 @@ Nothing here imports torch, so that a missing checkpoint is noticed at once.
 
 from __future__ import annotations
 
+import errno
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from crossmodal.feature_files import write_json
 
@@ -64,6 +66,26 @@ class RunFolder:
         """Write figures as JSON, whole or not at all."""
         write_json(self.path / file_name, figures)
         return self.path / file_name
+
+    def lock(self) -> IO[str]:
+        """Return a file whose lock says that this process trains here; it ends with the process.
+
+        Raises:
+            ValueError: Another process does.
+        """
+        file = (self.path / ".lock").open("w")
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise ValueError(
+                        f"{self.path} is being trained by another process; wait for its end, or begin a new run "
+                        "without --ckpt_path"
+                    ) from None
+        return file
 
     def remove(self) -> None:
         """Delete it, and the experiment's folder if it has no other run."""

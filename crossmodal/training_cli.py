@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
@@ -25,8 +25,8 @@ from crossmodal.callbacks import (
     is_terminal,
 )
 from crossmodal.chatter import tame_chatter
-from crossmodal.checkpoints import AtomicCheckpointIO, CheckpointMismatchError, RandomState, step_of
-from crossmodal.errors import TRACEBACK, refuse, say_how_to_go_on
+from crossmodal.checkpoints import AtomicCheckpointIO, CheckpointMismatchError, RandomState, keeps_newest, step_of
+from crossmodal.errors import TRACEBACK, place_in_own_code, refuse, say_how_to_go_on
 from crossmodal.module import CrossModalModule
 from crossmodal.parser import Parser
 from crossmodal.run_folder import RunFolder, checkpoint_to_evaluate
@@ -160,8 +160,9 @@ class TrainingCLI(LightningCLI):
             kwargs["enable_progress_bar"] = is_terminal()
         if self.subcommand == "fit" and not self.is_trial:
             self.run_folder = self._folder_to_fit_in()
+            self._lock = self.run_folder.lock()
             own.append(SaveLast(self.run_folder.checkpoint("last")))
-            if settings.enable_checkpointing is not False and not any(map(_keeps_newest, callbacks)):
+            if settings.enable_checkpointing is not False and not any(map(keeps_newest, callbacks)):
                 own.append(ModelCheckpoint(filename="last", enable_version_counter=False))
             kwargs["logger"] = self._loggers(_as_list(settings.logger))
         else:
@@ -173,6 +174,8 @@ class TrainingCLI(LightningCLI):
             trainer = self._instantiate_trainer({**settings, **kwargs}, own)
         except MisconfigurationException as error:
             raise ValueError(f"trainer: {error}") from error
+        if settings.overfit_batches:
+            raise ValueError("trainer.overfit_batches is not supported; use trainer.limit_train_batches")
         if trainer.num_devices * trainer.num_nodes > 1:
             raise ValueError("trainer.devices, trainer.num_nodes: this release trains on one device; set both to 1")
         return trainer
@@ -208,7 +211,11 @@ class TrainingCLI(LightningCLI):
                     f"trainer.callbacks: EarlyStopping watches {callback.monitor}, but the data has no val split"
                 )
         if self.run_folder is not None and not self.is_trial:
-            self._save_config()
+            if self._new_folder is not None:
+                self._save_config()
+            else:  # what it began with stays until the checkpoint is found to go with what is given now
+                save = LambdaCallback(on_train_start=lambda *_: self._save_config())
+                self.trainer.callbacks.append(save)  # type: ignore[attr-defined]
             print(f"run: {self.run_folder.path}", flush=True)
         self.trainer.fit(**{**kwargs, "weights_only": True})
         if self.is_trial or self.run_folder is None:
@@ -234,10 +241,10 @@ class TrainingCLI(LightningCLI):
     def _measure(self, split: str, checkpoint: str | None) -> dict[str, float]:
         evaluate = self.trainer.validate if split == "val" else self.trainer.test
         # the best checkpoint's weights are loaded here, or those that training ended with are used
-        (figures,) = evaluate(
+        figures = evaluate(
             self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True
         )
-        return dict(figures)
+        return dict(figures[0]) if figures else {}  # none where limit_test_batches is 0
 
     def _save_config(self) -> None:
         assert self.run_folder is not None
@@ -257,6 +264,8 @@ class TrainingCLI(LightningCLI):
         self._evaluate("test", "test.json", kwargs)
 
     def _evaluate(self, split: str, file_name: str, kwargs: dict[str, Any]) -> None:
+        if self.datamodule.rows(split) is None:
+            raise ValueError(f"{type(self.datamodule).__name__} has no {split} split")
         figures = self._measure(split, kwargs["ckpt_path"])
         assert self.run_folder is not None
         _print_figures(figures, {"figures": self.run_folder.write(file_name, figures)})
@@ -272,10 +281,6 @@ class TrainingCLI(LightningCLI):
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         self.trainer.predict(**{**kwargs, "return_predictions": False, "weights_only": True})
         print(f"{writer.rows:,} predictions in {path}")
-
-
-def _keeps_newest(callback: Callback) -> bool:
-    return isinstance(callback, ModelCheckpoint) and (bool(callback.save_last) or callback.filename == "last")
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -309,5 +314,5 @@ def main() -> int:
     except MISTAKES as error:
         if os.environ.get(TRACEBACK):
             raise
-        return refuse(error, 1)
+        return refuse(f"{place_in_own_code(error)}{error}", 1)
     return 0

@@ -24,7 +24,7 @@ class EasyVQA(PairedDataModule):
     Args:
         batch_size: Rows a batch.
         num_workers: Processes that read ahead.
-        seed: Of the order of the rows and of the validation split.
+        seed: Of the validation split; of the order of the rows together with `seed_everything`.
         val_fraction: Share of the training images that, with all their questions, validate instead.
 
     Raises:

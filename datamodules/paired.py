@@ -6,6 +6,8 @@ targets. Everything else stands here and in `rows.py`: reading only what a batch
 
 from __future__ import annotations
 
+import os
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,7 +37,7 @@ class PairedDataModule(LightningDataModule, ABC):
         batch_size: Rows a batch.
         num_workers: Processes that read ahead; 0 reads in the main one, which is best where all inputs come
             from the feature store.
-        seed: Of the order of the rows and of made splits.
+        seed: Of made splits; of the order of the rows together with `seed_everything`.
     """
 
     def __init__(self, *, batch_size: int = 256, num_workers: int = 0, seed: int = 0) -> None:
@@ -96,7 +98,9 @@ class PairedDataModule(LightningDataModule, ABC):
         rows = self.rows(split)
         if rows is None:
             return None
-        batches = EpochBatches(len(rows), batch_size=self.batch_size, shuffle=split == "train", seed=self.seed)
+        # another `seed_everything` gives another order, but the same rows to validate on
+        seed = zlib.crc32(f"{self.seed} {os.environ.get('PL_GLOBAL_SEED', 0)}".encode())
+        batches = EpochBatches(len(rows), batch_size=self.batch_size, shuffle=split == "train", seed=seed)
         return ResumableLoader(PairedDataset(rows, self.readers(split)), batches, num_workers=self.num_workers)
 
     def train_dataloader(self) -> ResumableLoader:

@@ -138,6 +138,11 @@ class EpochBatches(Sampler[NDArray[np.int64]]):
         self.epoch = 0
         self.start = 0
 
+    @property
+    def settings(self) -> dict[str, int]:
+        """What the batches of an epoch depend on."""
+        return {"rows": self.num_rows, "batch_size": self.batch_size, "seed of the order": self.seed}
+
     def __len__(self) -> int:
         return -(-self.num_rows // self.batch_size)
 
@@ -285,11 +290,21 @@ class ResumableLoader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch and the number of its batches that were handed out."""
-        return {"epoch": self.sampler.epoch, "batches": self._handed_out}
+        """Return the epoch, the number of its batches that were handed out, and what makes the batches."""
+        return {"epoch": self.sampler.epoch, "batches": self._handed_out, **self.sampler.settings}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on at the batch after the last that was handed out."""
+        """Go on at the batch after the last that was handed out.
+
+        Raises:
+            ValueError: The batches are others: some rows would come twice, and others not at all.
+        """
+        for key, now in self.sampler.settings.items():
+            if state.get(key, now) != now:
+                raise ValueError(
+                    f"the checkpoint's epoch has {key} {state[key]}, here it is {now}: a run goes on with the data as "
+                    "they were; begin a new one without --ckpt_path"
+                )
         epoch, start = state["epoch"], state["batches"]
         if start >= len(self.sampler):
             epoch, start = epoch + 1, 0

@@ -58,7 +58,7 @@ class Dots(PairedDataModule):
     Args:
         batch_size: Rows a batch.
         num_workers: Processes that read ahead.
-        seed: Of the pictures, of what is absent and of the order of the rows.
+        seed: Of the pictures and of what is absent; of the order of the rows together with `seed_everything`.
         num_pictures: In the training split; the validation and test splits have half as many each.
         size: Height and width of a picture in pixels.
         absent: Share of the rows that lack each modality.

@@ -105,7 +105,7 @@ def test_decide(head: Head, outputs_BC: Tensor, names: list[str], expected: list
     [
         (ClassificationHead(8, 3), torch.tensor([0, 2, 3, -1]), [True, True, False, False]),
         (MultiLabelHead(8, 2), torch.tensor([[0, 1], [1, 1], [2, 0], [0, -1]]), [True, True, False, False]),
-        (MultiLabelHead(8, 2), torch.tensor([[0.0, 1.0], [0.5, 0.0], [math.nan, 1.0]]), [True, False, False]),
+        (MultiLabelHead(8, 2), torch.tensor([[False, True], [True, True]]), [True, True]),
         (RegressionHead(8, 2), torch.tensor([[-3.5, 1e9], [math.nan, 0], [0, math.inf]]), [True, False, False]),
         (RegressionHead(8, 1), torch.tensor([[5], [-7]]), [True, True]),
     ],
@@ -120,6 +120,7 @@ def test_valid(head: Head, targets: Tensor, expected: list[bool]) -> None:
         (ClassificationHead(8, 3), torch.zeros(4), r"int64 of shape \(rows,\), not float32 of shape \(4,\)"),
         (ClassificationHead(8, 3), torch.zeros(4, 3, dtype=torch.int64), r"\(rows,\), not int64 of shape \(4, 3\)"),
         (MultiLabelHead(8, 3), torch.zeros(4), r"shape \(rows, 3\), not float32 of shape \(4,\)"),
+        (MultiLabelHead(8, 3), torch.zeros(4, 3), r"whole numbers or bool, not float32 of shape \(4, 3\)"),
         (RegressionHead(8, 1), torch.zeros(4), r"shape \(rows, 1\), not float32 of shape \(4,\)"),
     ],
 )

@@ -44,8 +44,8 @@ def build(*, seed: int = 0, freeze: bool = True, feature_store: str | None = Non
     )
 
 
-def connected(module: CrossModalModule) -> Dots:
-    data = Dots(num_pictures=8, batch_size=8, absent=0.2)
+def connected(module: CrossModalModule, *, batch_size: int = 8) -> Dots:
+    data = Dots(num_pictures=8, batch_size=batch_size, absent=0.2)
     data.connect({modality: expert.transform for modality, expert in module.experts.items()})
     return data
 

@@ -114,6 +114,47 @@ def test_a_longer_run_goes_on_learning(crossmodal: Zygote, undisturbed: Path, tm
     assert not torch.equal(before["state_dict"][name], after["state_dict"][name])
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("model.optimizer.init_args.lr", 0.1, "model.optimizer.init_args.lr was 0.003 and now is 0.1"),
+        ("model.warmup", 0.5, "model.warmup was 0.05 and now is 0.5"),
+        ("model.fusion.init_args.top_k", 1, "model.fusion.init_args.top_k was 4 and now is 1"),
+        ("data.init_args.batch_size", 32, "has batch_size 64, here it is 32"),
+        ("seed_everything", 3, "seed of the order"),
+    ],
+)
+def test_what_a_run_began_with_is_not_changed_in_silence(
+    crossmodal: Zygote, undisturbed: Path, tmp_path: Path, key: str, value: object, told: str
+) -> None:
+    shutil.copytree(undisturbed / "runs", tmp_path / "runs")
+    config = tmp_path / "runs" / "dots" / "0" / "config.yaml"
+    before = config.read_text()
+    status, output = crossmodal.run(
+        *FIT, "--trainer.max_epochs", 8, f"--{key}", value, "--ckpt_path", "last", cwd=tmp_path
+    )
+    assert status == 1
+    assert output.count("crossmodal: error: ") == 1
+    assert told in output
+    assert "Traceback" not in output
+    assert config.read_text() == before
+
+
+def test_a_run_that_is_being_trained_is_left_alone(crossmodal: Zygote, undisturbed: Path, tmp_path: Path) -> None:
+    running = crossmodal.start(*FIT, cwd=tmp_path)
+    while not last(tmp_path).exists():
+        assert not is_zombie(running.pid)
+        time.sleep(0.002)
+    os.kill(running.pid, signal.SIGSTOP)
+    status, output = crossmodal.run(*FIT, "--ckpt_path", "last", cwd=tmp_path)
+    os.kill(running.pid, signal.SIGCONT)
+    assert status == 1
+    assert "runs/dots/0 is being trained by another process" in output
+    status, _ = running.wait()
+    assert status == 0
+    assert figures(tmp_path) == figures(undisturbed)
+
+
 @pytest.mark.parametrize("limit", [3, 5])
 def test_limited_epochs_resume_exactly(crossmodal: Zygote, tmp_path: Path, limit: int) -> None:
     fit = ("fit", "--config", DOTS, "--trainer.limit_train_batches", limit)

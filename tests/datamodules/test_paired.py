@@ -89,6 +89,10 @@ def loader(num_workers: int = 0, *, num_rows: int = 11, seed: int = 5) -> Resuma
     )
 
 
+def at(epoch: int, batches: int) -> dict[str, int]:
+    return {"epoch": epoch, "batches": batches, **loader().sampler.settings}
+
+
 def rows_of(batches: Sequence[PairedBatch]) -> list[list[int]]:
     return [batch.targets["row"].tolist() for batch in batches]
 
@@ -152,22 +156,42 @@ def test_state_at_the_end_of_an_epoch_is_the_beginning_of_the_next() -> None:
     ended, resumed = loader(), loader()
     run(ended, 1)
     resumed.load_state_dict(ended.state_dict())
-    assert resumed.state_dict() == {"epoch": 1, "batches": 0}
+    assert resumed.state_dict() == at(1, 0)
     assert len(list(resumed)) == len(resumed)
 
 
 def test_state_that_was_loaded_is_the_state() -> None:
     resumed = loader()
-    resumed.load_state_dict({"epoch": 2, "batches": 3})
-    assert resumed.state_dict() == {"epoch": 2, "batches": 3}
+    resumed.load_state_dict(at(2, 3))
+    assert resumed.state_dict() == at(2, 3)
 
 
 def test_an_iteration_that_was_left_is_not_gone_on_with() -> None:
     resumed = loader()
-    resumed.load_state_dict({"epoch": 0, "batches": 3})
+    resumed.load_state_dict(at(0, 3))
     next(iter(resumed))
     assert rows_of(list(resumed)) == run(loader(), 1)
-    assert resumed.state_dict() == {"epoch": 0, "batches": 4}
+    assert resumed.state_dict() == at(0, 4)
+
+
+@pytest.mark.parametrize(("key", "now"), [("rows", 12), ("batch_size", 4), ("seed of the order", 6)])
+def test_other_batches_are_not_gone_on_with(key: str, now: int) -> None:
+    state = {**at(1, 2), key: now}
+    with pytest.raises(ValueError, match=f"the checkpoint's epoch has {key} {now}, here it is"):
+        loader().load_state_dict(state)
+
+
+def test_the_order_follows_seed_everything_and_the_splits_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_batches(seed_everything: str) -> list[list[str]]:
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed_everything)
+        data = Dots(num_pictures=32)
+        data.connect({})
+        return [list(next(iter(made)).ids) for made in (data.train_dataloader(), data.val_dataloader())]
+
+    zero, one = first_batches("0"), first_batches("1")
+    assert zero == first_batches("0")
+    assert zero[0] != one[0]
+    assert zero[1] == one[1]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
