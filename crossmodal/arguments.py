@@ -12,6 +12,7 @@ import yaml
 from crossmodal.errors import UsageError
 
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
+WHOLE = ("experts", "model.heads")  # a second file replaces them, where it merges other groups
 
 
 class _Loader(yaml.SafeLoader):
@@ -67,6 +68,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UsageError(f"{path}: expected keys such as experts, data, model and trainer, found {kind(config)}")
     return config
+
+
+def merge(config: dict[str, Any], more: dict[str, Any], parent: str = "") -> Iterator[str]:
+    """Put a further file's keys over those of earlier ones, as the parser does; yield the dotted keys that it sets."""
+    for key, value in more.items():
+        name = f"{parent}.{key}" if parent else str(key)
+        before = config.get(key)
+        if isinstance(before, dict) and isinstance(value, dict) and name not in WHOLE:
+            if value.get("class_path", before.get("class_path")) != before.get("class_path"):
+                before.pop("init_args", None)  # the parser drops what the other class does not take
+            yield from merge(before, value, name)
+        else:
+            config[key] = value
+            yield name
 
 
 def override(config: dict[str, Any], key: str, value: Any) -> list[str]:

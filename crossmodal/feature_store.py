@@ -6,6 +6,7 @@ Legend: U inputs, N tokens, D width.
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from crossmodal.feature_files import (
 )
 from experts.base import ExpertTokens
 
+OTHER_FILES = 512  # that a process has open beside its shards
 TORCH_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -48,7 +50,9 @@ class StoredTokens:
     def __init__(self, folder: Path, *, mapped_bytes: int = 256 * 2**20, paths: Sequence[Path] | None = None) -> None:
         self.folder = folder
         self.mapped_bytes = mapped_bytes
-        self.shards = [Shard(path) for path in (shard_paths(folder) if paths is None else paths)]
+        paths = shard_paths(folder) if paths is None else paths
+        _allow_open_files(len(paths))
+        self.shards = [Shard(path) for path in paths]
         self._first_row = np.cumsum([0, *(len(shard) for shard in self.shards)])
         keys = np.concatenate([np.empty(0, KEY_TYPE), *(shard.keys for shard in self.shards)])
         self._order = np.argsort(keys, kind="stable")
@@ -100,6 +104,15 @@ class StoredTokens:
                     shard.read(row, out[place])
         mask_UN = torch.arange(num_tokens) < torch.from_numpy(lengths_U).unsqueeze(1)
         return ExpertTokens(tokens_UND, mask_UN)
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's own limit, often 1024, as far as the system lets it: each shard stays open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
 
 
 def _open_stored(folder: Path, mapped_bytes: int, paths: list[Path]) -> StoredTokens:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from crossmodal.arguments import CLASS_KEYS, kind, override, read_options, read_yaml
+from crossmodal.arguments import CLASS_KEYS, kind, merge, override, read_options, read_yaml
 from crossmodal.errors import UsageError
 from crossmodal.run_folder import checkpoint_to_evaluate
 from crossmodal.signatures import Annotation, Module, Signature, nearest, read_module, read_signature
@@ -44,9 +44,7 @@ def check(subcommand: str, arguments: list[str]) -> None:
     for name in files:
         if name in (None, ""):
             raise UsageError("--config wants a file")
-        for key, value in read_yaml(Path(str(name))).items():
-            config[key] = value
-            origins[str(key)] = str(name)
+        origins.update(dict.fromkeys(merge(config, read_yaml(Path(str(name)))), str(name)))
     for key, value in options:
         if key not in ("config", "c", "print_config") and not key.endswith("help"):
             origins.update(dict.fromkeys(override(config, key, value), COMMAND_LINE))
@@ -140,7 +138,7 @@ class _Checker:
         except LookupError as error:
             self.fail(f"{path}.class_path", f"{path}.class_path: {error.args[0]}")
         given = [*list(signature.annotations)[:num_given], *(spec.get("dict_kwargs") or {})]
-        if COMMAND_LINE in (self.origins.get(path), self.origins.get(f"{path}.class_path")):
+        if self.origins.get(path) == COMMAND_LINE or f"{path}.class_path" in self.origins:
             given += signature.annotations  # where another class is named, the parser keeps what both take
         self.check_group(signature, spec.get("init_args") or {}, f"{path}.init_args", given)
 

@@ -127,6 +127,8 @@ TEXT = "{class_path: experts.text.TextExpert, init_args: {model: 'package:gt_all
         (("fit", "--data.init_args.batch_size", "0"), "crossmodal: error: batch_size must be at least 1, not 0\n"),
         (("fit", "--trainer.max_epochs", "-5"), "max_epochs"),
         (("fit", "--trainer.devices", "2", "--trainer.accelerator", "cpu"), "this release trains on one device"),
+        (("fit", "--trainer.accelerator", "gpu"), "error: trainer: "),
+        (("fit", "--trainer.overfit_batches", "2"), "trainer.overfit_batches is not supported"),
         (("fit", "--model.optimizer.init_args.lr", "-1"), "Invalid learning rate: -1"),
         (
             ("fit", "--trainer.precision", "banana"),
@@ -154,6 +156,30 @@ def test_a_loss_that_is_not_finite_ends_the_run(crossmodal: Zygote, tmp_path: Pa
     status, output = crossmodal.run(*FIT, "--model.optimizer.init_args.lr", "1e30", cwd=tmp_path)
     assert status == 1
     assert "the loss is no longer finite at step" in output
+    assert "Traceback" not in output
+
+
+def test_without_evaluation_batches_a_run_ends_well(crossmodal: Zygote, tmp_path: Path) -> None:
+    limits = ("--trainer.limit_val_batches", 0, "--trainer.limit_test_batches", 0, "--trainer.log_every_n_steps", 0)
+    succeed(crossmodal, *FIT, *limits, "--trainer.max_epochs", 1, cwd=tmp_path)
+    assert not {name for name in final(tmp_path) if name.startswith(("val/", "test/"))}
+    assert (tmp_path / "runs" / "dots" / "0" / "checkpoints" / "last.ckpt").exists()
+
+
+BROKEN = """
+from datamodules.synthetic import Dots
+
+class Broken(Dots):
+    def load(self, split):
+        first, second = "one two three".split()
+"""
+
+
+def test_a_mistake_in_code_of_ones_own_is_placed(crossmodal: Zygote, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    status, output = crossmodal.run(*FIT, "--data", "broken.Broken", cwd=tmp_path)
+    assert status == 1
+    assert "crossmodal: error: broken.py:6: too many values to unpack" in output
     assert "Traceback" not in output
 
 
@@ -285,7 +311,7 @@ def test_predictions(crossmodal: Zygote, fitted: Path, output: str | None) -> No
         probabilities = {colour: row[f"probability/{colour}"] for colour in colours}
         assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
         assert row["prediction"] == max(probabilities, key=probabilities.__getitem__)
-    assert not list((fitted / path).parent.glob(".*"))
+    assert not list((fitted / path).parent.glob(".*.tmp"))
 
 
 @pytest.mark.parametrize(

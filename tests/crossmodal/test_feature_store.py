@@ -9,6 +9,8 @@ import os
 import pickle
 import random
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -237,6 +239,20 @@ def test_resident_memory_stays_below_its_limit(tmp_path: Path) -> None:
     mapped = [np.memmap(path, np.uint8) for path in shard_paths(tmp_path)]
     assert sum(int(values[::4096].sum()) for values in mapped) > 0
     assert resident_of_files() - before > limit  # it is what a memory map leaves to itself takes
+
+
+def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
+    for number in range(60):
+        writer = FeatureStore(tmp_path).writer("f", {})
+        writer.add(keys_of(range(number, number + 1)), tokens_of(range(number, number + 1)))
+        writer.flush()
+    code = (
+        "import pathlib, resource; from crossmodal.feature_store import StoredTokens\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        f"print(len(StoredTokens(pathlib.Path({str(tmp_path / 'f')!r}))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("60\n", "")
 
 
 def test_an_expert_that_leaves_inputs_out_is_refused(tmp_path: Path) -> None:

@@ -59,6 +59,12 @@ def test_multilabel(batch_size: int, scale: float) -> None:
     assert measured(multilabel(3), outputs_BC.sigmoid(), targets_BC, batch_size=batch_size) == pytest.approx(expected)
 
 
+def test_regression_of_a_single_row() -> None:
+    found = measured(regression(), torch.tensor([[2.0]]), torch.tensor([[1.5]]), batch_size=1)
+    assert (found["mae"], found["rmse"]) == (0.5, 0.5)
+    assert math.isnan(found["r2"])
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 23])
 @pytest.mark.parametrize("num_outputs", [1, 3])
 def test_regression(batch_size: int, num_outputs: int) -> None:

@@ -352,6 +352,12 @@ def test_a_checkpoint_that_is_there(command: str) -> None:
 def test_a_later_file_wins() -> None:
     Path("more.yaml").write_text("trainer: {max_epochs: 3}\n")
     accepted(edited(DOTS, "max_epochs: 20", "max_epochs: many"), "--config", "more.yaml")
+    Path("more.yaml").write_text("model: {warmup: 0.1, fusion: {init_args: {slots: 2}}}\n")
+    accepted(DOTS, "--config", "more.yaml")
+    Path("more.yaml").write_text("data: {class_path: datamodules.easy_vqa.EasyVQA}\n")
+    accepted(DOTS, "--config", "more.yaml")
+    Path("more.yaml").write_text("model: {fusion: {init_args: {slot: 2}}}\n")
+    assert refusal(DOTS, "--config=more.yaml").startswith("more.yaml: unknown key 'model.fusion.init_args.slot'")
     Path("more.yaml").write_text("trainer: {max_epochs: few}\n")
     assert refusal(DOTS, "--config=more.yaml").startswith("more.yaml: trainer.max_epochs")
 
