@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import crossmodal
-from crossmodal.errors import UsageError, refuse
+from crossmodal.errors import UsageError, refuse, say_how_to_go_on
 from crossmodal.preflight import LINKED, MODEL, TRAINER, check
 from crossmodal.signatures import read_signature
 
@@ -88,8 +88,11 @@ def main() -> int:
     except UsageError as error:
         return refuse(error, 2)
     _keep_out_of_home()
-    from crossmodal import training_cli
-
+    try:
+        from crossmodal import training_cli
+    except KeyboardInterrupt:  # the imports take seconds
+        say_how_to_go_on("interrupted")
+        return 130
     return training_cli.main()
 
 

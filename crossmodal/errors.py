@@ -33,6 +33,9 @@ def place_in_own_code(error: BaseException) -> str:
 
 def without_types(message: str) -> str:
     """Return what is wrong, where jsonargparse tells what each of a union's types said of a value."""
+    if wrong := re.search(r"Expected '([\w.]+)' to be a subclass of <class '([\w.]+)'>", message):
+        key = re.search(r'[Kk]ey "(.*?)"', message)
+        return f"{key[1] if key else 'a class'}: {wrong[1]} is no {wrong[2]}"
     if "Does not validate against any of the Union" not in message:
         return message
     said: list[str] = re.findall(r"^ *- (.*(?:\n(?! *- | *Given value).*)*)", message, re.MULTILINE)

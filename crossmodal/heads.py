@@ -79,6 +79,8 @@ class ClassificationHead(Head):
 
     def __init__(self, width: int, num_outputs: int, *, label_smoothing: float = 0.0) -> None:
         super().__init__(width, num_outputs)
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing is a share, 0 to 1, not {label_smoothing}")
         self.label_smoothing = label_smoothing
 
     @property

@@ -88,6 +88,11 @@ class CrossModalModule(LightningModule):
             )
         if not 0 <= warmup <= 1:
             raise ValueError(f"model.warmup is a share of the steps, 0 to 1, not {warmup}")
+        if encode_batch_size < 1 or (encode_workers or 0) < 0:
+            raise ValueError(
+                f"model.encode_batch_size ({encode_batch_size}) must be at least 1, model.encode_workers "
+                f"({encode_workers}) at least 0"
+            )
         built = fusion(list(experts))
         self.model = CrossModalModel(
             experts, built, {task: head(built.width, len(outputs[task])) for task, head in heads.items()}

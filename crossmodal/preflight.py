@@ -90,7 +90,8 @@ class _Checker:
         if isinstance(output, str):
             path = Path(output).absolute()
             there = next(parent for parent in path.parents if parent.exists())
-            if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
+            in_the_way = path.exists() and not path.is_file()  # a folder, or a device such as /dev/stdout
+            if in_the_way or not there.is_dir() or not os.access(there, os.W_OK):
                 self.fail("output", f"output {output}: it cannot be written there")
 
     def check_checkpoint(self, default_name: str) -> None:
@@ -124,9 +125,12 @@ class _Checker:
         if isinstance(spec, str):
             spec = {"class_path": spec}
         if not isinstance(spec, dict) or "class_path" not in spec:
-            if isinstance(spec, dict) and self.origins.keys() & {f"{path}.{key}" for key in ("init_args", *spec)}:
-                return  # an override of one argument, whose class is the parser's to know
-            self.fail(path, f"{path}: expected class_path and init_args, found {kind(spec)}")
+            if not isinstance(spec, dict):
+                self.fail(path, f"{path}: expected class_path and init_args, found {kind(spec)}")
+            is_override = self.origins.keys() & {f"{path}.{key}" for key in ("init_args", *spec)}
+            if is_override and not path.startswith("experts."):  # which have no class by default
+                return  # the class is the parser's to know
+            self.fail(path, f"{path}: no class_path is given")
         if extra := spec.keys() - CLASS_KEYS:
             key = sorted(extra)[0]
             self.fail(path, f"unknown key '{path}.{key}'; arguments of the class go under init_args")
@@ -241,7 +245,7 @@ def _any(verdicts: Iterable[Verdict]) -> Verdict:
 
 def _judge_scalar(name: str, value: Any) -> Verdict:
     if name == "str":
-        return "right" if isinstance(value, str) else "wrong" if isinstance(value, dict | list) else "unknown"
+        return "right" if isinstance(value, str) else "wrong" if isinstance(value, dict | list | None) else "unknown"
     if isinstance(value, dict | list) or value is None:
         return "wrong"
     if name == "bool":

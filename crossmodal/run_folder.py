@@ -28,7 +28,7 @@ class RunFolder:
     @classmethod
     def new(cls, runs: Path, name: str) -> RunFolder:
         """Make the next version's folder."""
-        parent = runs / name
+        parent = _experiment(runs, name)
         parent.mkdir(parents=True, exist_ok=True)
         version = max(_versions(parent), default=-1) + 1
         while True:
@@ -42,7 +42,8 @@ class RunFolder:
     @classmethod
     def latest(cls, runs: Path, name: str, *, having: str | None = None) -> RunFolder | None:
         """Return the newest version's folder, or the newest that has this checkpoint, or None."""
-        folders = [cls(runs / name / str(version)) for version in sorted(_versions(runs / name), reverse=True)]
+        parent = _experiment(runs, name)
+        folders = [cls(parent / str(version)) for version in sorted(_versions(parent), reverse=True)]
         return next((run for run in folders if having is None or run.checkpoint(having).exists()), None)
 
     @classmethod
@@ -108,6 +109,25 @@ def checkpoint_to_evaluate(command: str, given: str | None, runs: Path, name: st
     if run is None:
         raise ValueError(f"no {given} checkpoint of {name!r} in {runs}; fit it first")
     return run.checkpoint(given)
+
+
+def run_to_go_on_with(given: str, runs: Path, name: str) -> RunFolder | None:
+    """Return the newest run, even if it was killed before its first checkpoint; None if there is no run.
+
+    Raises:
+        ValueError: It has checkpoints, but not this one.
+    """
+    run = RunFolder.latest(runs, name)
+    others = [] if run is None else sorted((run.path / "checkpoints").glob("*.ckpt"))
+    if run is not None and others and run.checkpoint(given) not in others:
+        raise ValueError(f"{run.path} has no {given}.ckpt; give one of {', '.join(map(str, others))}")
+    return run
+
+
+def _experiment(runs: Path, name: str) -> Path:
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"name {name!r}: it becomes a folder of {runs}; give one such as dots, or study/dots")
+    return runs / name
 
 
 def _versions(parent: Path) -> list[int]:

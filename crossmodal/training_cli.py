@@ -29,7 +29,7 @@ from crossmodal.checkpoints import AtomicCheckpointIO, CheckpointMismatchError, 
 from crossmodal.errors import TRACEBACK, place_in_own_code, refuse, say_how_to_go_on
 from crossmodal.module import CrossModalModule
 from crossmodal.parser import Parser
-from crossmodal.run_folder import RunFolder, checkpoint_to_evaluate
+from crossmodal.run_folder import RunFolder, checkpoint_to_evaluate, run_to_go_on_with
 from crossmodal.run_logger import RunLogger
 from datamodules.paired import PairedDataModule
 from experts.base import Expert
@@ -123,13 +123,8 @@ class TrainingCLI(LightningCLI):
         elif given is None:
             return None
         elif given in ("last", "best"):
-            # to go on means with the newest run, even if it was killed before its first checkpoint
-            run = RunFolder.latest(runs, settings.name)
-            if run is None or not run.checkpoint(given).exists():
-                if run is not None and (others := sorted((run.path / "checkpoints").glob("*.ckpt"))):
-                    raise ValueError(f"{run.path} has no {given}.ckpt; give one of {', '.join(map(str, others))}")
-                # it begins again, in the same folder
-                self.run_folder = run
+            self.run_folder = run = run_to_go_on_with(given, runs, settings.name)
+            if run is None or not run.checkpoint(given).exists():  # it begins again, in the same folder
                 where = run.path if run is not None else runs / settings.name
                 print(f"no checkpoint in {where} yet: starting from the beginning", flush=True)
                 return None
@@ -229,8 +224,12 @@ class TrainingCLI(LightningCLI):
         best = next(filter(None, monitored), None)
         figures: dict[str, Any] = {"epoch": self.trainer.current_epoch, "step": self.trainer.global_step}
         for split in ("val", "test"):
-            if self.datamodule.rows(split) is not None:
-                figures.update(self._measure(split, best))
+            try:
+                if self.datamodule.rows(split) is not None:
+                    figures.update(self._measure(split, best))
+            except MISTAKES as error:
+                folder = self.run_folder.path / "checkpoints"
+                raise ValueError(f"{error}\n(training is done, and its checkpoints are in {folder})") from error
         figures |= {
             "seconds/fit": round(fit_seconds, 3),
             "seconds/encode": round(self.model.seconds_encoding, 3),

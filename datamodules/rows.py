@@ -65,12 +65,19 @@ class PairedRows:
         return len(self.ids)
 
     def __post_init__(self) -> None:
+        if self.index.keys() != self.sources.keys():
+            raise ValueError(f"there are sources of {sorted(self.sources)}, but an index of {sorted(self.index)}")
         for modality, index_R in self.index.items():
+            wanted = f"index of {modality!r} must be a NumPy array of {len(self.ids)} int64"
+            if not isinstance(index_R, np.ndarray):
+                raise ValueError(f"{wanted}, not {type(index_R).__name__}")
             if index_R.shape != (len(self.ids),) or index_R.dtype != np.int64:
-                raise ValueError(f"index of {modality!r} must be {len(self.ids)} int64, not {index_R.dtype}")
+                raise ValueError(f"{wanted}, not {index_R.dtype} of shape {index_R.shape}")
             if len(index_R) and not ABSENT <= index_R.min() <= index_R.max() < len(self.sources[modality]):
                 raise ValueError(f"index of {modality!r} points outside its {len(self.sources[modality])} inputs")
         for task, target in self.targets.items():
+            if not isinstance(target, Tensor):
+                raise ValueError(f"targets of {task!r} must be a torch tensor, not {type(target).__name__}")
             if len(target) != len(self.ids):
                 raise ValueError(f"targets of {task!r} have {len(target)} rows, not {len(self.ids)}")
 

@@ -75,6 +75,10 @@ class Dots(PairedDataModule):
         absent: float = 0.0,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
+        if num_pictures < 1 or size < 1 or not 0 <= absent <= 1:
+            raise ValueError(
+                f"num_pictures ({num_pictures}) and size ({size}) must be at least 1, absent ({absent}) 0 to 1"
+            )
         self.num_pictures = num_pictures
         self.size = size
         self.absent = absent

