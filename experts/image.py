@@ -120,11 +120,9 @@ class ImageExpert(Expert):
         with torch.no_grad():
             try:
                 width = run(network).shape[-1]
-            except RuntimeError as error:
-                size = "x".join(map(str, config["input_size"][1:]))
-                raise ValueError(
-                    f"{model!r} cannot take pictures of {size} pixels: {str(error).splitlines()[0]}"
-                ) from error
+            except (RuntimeError, AssertionError) as error:
+                size, why = "x".join(map(str, config["input_size"][1:])), str(error).splitlines()[0]
+                raise ValueError(f"{model!r} cannot take pictures of {size} pixels: {why}") from error
             # only what runs often is worth the folding
             fast = to_channels_last(fold_batch_norms(network, run)) if freeze else network
         super().__init__(

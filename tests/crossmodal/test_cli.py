@@ -176,9 +176,8 @@ def test_without_evaluation_batches_a_run_ends_well(crossmodal: Zygote, tmp_path
 
 
 def test_what_fails_after_training_says_that_training_is_done(crossmodal: Zygote, tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text(
-        BROKEN.replace("first,", 'if split != "test": return super().load(split)\n        first,')
-    )
+    only_test = 'if split != "test": return super().load(split)\n        first,'
+    (tmp_path / "broken.py").write_text(BROKEN.replace("first,", only_test))
     status, output = crossmodal.run(*FIT, "--data", "broken.Broken", cwd=tmp_path)
     assert status == 1
     assert "too many values to unpack" in output
