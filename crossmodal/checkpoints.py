@@ -127,7 +127,9 @@ def compare_settings(then: Mapping[str, Any], now: Mapping[str, Any], *, goes_on
 def _differences(then: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield the dotted name of each setting that differs, and its two values."""
     if isinstance(then, Mapping) and isinstance(now, Mapping):
-        for key in sorted({*then, *now}):
+        # what only one of two versions of a class takes is no choice of the user
+        keys = {*then} & {*now} if name.endswith(".init_args") else {*then, *now}
+        for key in sorted(keys):
             yield from _differences(then.get(key), now.get(key), f"{name}.{key}")
     elif then != now:
         yield name, then, now

@@ -151,8 +151,8 @@ class CrossModalModule(LightningModule):
             rank_zero_info(str(encoded))
 
         splits = (data.predicted_split,) if stage == "predict" else SPLITS_OF_STAGE[stage]
-        if stage != "predict":
-            self._check_targets(data, splits)
+        if stage != "predict":  # what fit measures in the end would fail only then
+            self._check_targets(data, (*splits, "test") if stage == "fit" else splits)
         store_tokens(
             self.experts,
             data,

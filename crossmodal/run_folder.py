@@ -6,8 +6,8 @@ Nothing here imports torch, so that a missing checkpoint is noticed at once.
 from __future__ import annotations
 
 import errno
+import fcntl
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -75,17 +75,15 @@ class RunFolder:
             ValueError: Another process does.
         """
         file = (self.path / ".lock").open("w")
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN):
-                    raise ValueError(
-                        f"{self.path} is being trained by another process; wait for its end, or begin a new run "
-                        "without --ckpt_path"
-                    ) from None
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise ValueError(
+                f"{self.path} is being trained by another process; wait for its end, or begin a new run without "
+                "--ckpt_path"
+            ) from None
         return file
 
     def remove(self) -> None:

@@ -134,7 +134,7 @@ class Mislabelled(Dots):
 
 
 @pytest.mark.parametrize("target", [4, -1])
-@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_target_that_is_no_class_is_named_before_training(split: str, target: int) -> None:
     module, data = build(), Mislabelled(split, target)
     data.connect({modality: expert.transform for modality, expert in module.experts.items()})
