@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,12 @@ class RunFolder:
         return self.path / "checkpoints" / f"{name}.ckpt"
 
     def write(self, file_name: str, figures: dict[str, Any]) -> Path:
-        """Write figures as JSON, whole or not at all."""
-        write_json(self.path / file_name, figures)
+        """Write figures as JSON, whole or not at all; null for what is not finite."""
+        known = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in figures.items()
+        }
+        write_json(self.path / file_name, known)
         return self.path / file_name
 
     def lock(self) -> IO[str]:

@@ -58,6 +58,8 @@ def test_figures_are_written_whole(tmp_path: Path) -> None:
     path = run.write("metrics.json", {"test/accuracy": 0.5, "epoch": 3})
     assert path == run.path / "metrics.json"
     assert json.loads(path.read_text()) == {"test/accuracy": 0.5, "epoch": 3}
+    run.write("one_row.json", {"test/r2": float("nan"), "test/mae": 0.5})
+    assert (run.path / "one_row.json").read_text() == '{\n  "test/mae": 0.5,\n  "test/r2": null\n}\n'
     with pytest.raises(TypeError):
         run.write("metrics.json", {"test/accuracy": object()})
     assert json.loads(path.read_text())["epoch"] == 3
