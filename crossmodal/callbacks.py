@@ -81,6 +81,31 @@ class SaveLast(Callback):
         self._previous = {}
 
 
+class MissedValidation(Callback):
+    """Validates first, if a run goes on from a checkpoint that was written just before a validation.
+
+    Lightning takes that validation for done: of a run that was killed in between, another checkpoint would be best.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do what was still to be done for the checkpoint's batch, and for its epoch if it was the last one."""
+        fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
+        if not epoch.restarted_on_train_batch_end or fit._data_fetcher is None:
+            return
+        ends_epoch = fit.restarted_mid_epoch and epoch.batch_progress.is_last_batch
+        if ends_epoch:
+            for progress in (fit.epoch_progress.current, fit.epoch_progress.total):
+                progress.processed -= 1  # type: ignore[attr-defined]
+                progress.completed -= 1
+        if epoch._should_check_val_fx(fit._data_fetcher):
+            trainer.validating = True
+            epoch.val_loop.restarting = False
+            epoch.val_loop.run()
+            trainer.training = True
+        if ends_epoch:
+            fit.on_advance_end()
+
+
 class EpochLines(Callback):
     """One line an epoch, where no terminal shows a progress bar."""
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from crossmodal.callbacks import (
     EpochLines,
     Interrupted,
+    MissedValidation,
     PredictionWriter,
     SaveLast,
     is_terminal,
@@ -156,7 +157,7 @@ class TrainingCLI(LightningCLI):
         if self.subcommand == "fit" and not self.is_trial:
             self.run_folder = self._folder_to_fit_in()
             self._lock = self.run_folder.lock()
-            own.append(SaveLast(self.run_folder.checkpoint("last")))
+            own += [SaveLast(self.run_folder.checkpoint("last")), MissedValidation()]
             if settings.enable_checkpointing is not False and not any(map(keeps_newest, callbacks)):
                 own.append(ModelCheckpoint(filename="last", enable_version_counter=False))
             kwargs["logger"] = self._loggers(_as_list(settings.logger))
