@@ -12,7 +12,7 @@ import yaml
 from crossmodal.errors import UsageError
 
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
-WHOLE = ("experts", "model.heads")  # a second file replaces them, where it merges other groups
+WHOLE = ("experts", "model.heads")  # of these a second file leaves only the entries that it names
 
 
 class _Loader(yaml.SafeLoader):
@@ -74,14 +74,21 @@ def merge(config: dict[str, Any], more: dict[str, Any], parent: str = "") -> Ite
     """Put a further file's keys over those of earlier ones, as the parser does; yield the dotted keys that it sets."""
     for key, value in more.items():
         name = f"{parent}.{key}" if parent else str(key)
+        if str(key).endswith("+"):
+            yield from (f"{parent}.{new}" for new in override(config, key, value))
+            continue
         before = config.get(key)
-        if isinstance(before, dict) and isinstance(value, dict) and name not in WHOLE:
-            if value.get("class_path", before.get("class_path")) != before.get("class_path"):
-                before.pop("init_args", None)  # the parser drops what the other class does not take
-            yield from merge(before, value, name)
-        else:
+        if isinstance(before, str) and isinstance(value, dict) and value.keys() & CLASS_KEYS:
+            before = config[key] = {"class_path": before}
+        if not isinstance(before, dict) or not isinstance(value, dict):
             config[key] = value
             yield name
+            continue
+        if value.get("class_path", before.get("class_path")) != before.get("class_path"):
+            before.pop("init_args", None)  # the parser drops what the other class does not take
+        if name in WHOLE:
+            config[key] = before = {one: before[one] for one in value if one in before}
+        yield from merge(before, value, name)
 
 
 def override(config: dict[str, Any], key: str, value: Any) -> list[str]:

@@ -56,7 +56,7 @@ def _show(found: list[Entry], root: Path, console: Console) -> None:
     table = Table("fingerprint", "expert", "precision", "inputs", "MB", box=None, pad_edge=False)
     for entry in found:
         description = entry.description
-        expert = " ".join(str(description[key]) for key in ("class", "model") if description.get(key))
+        expert = str(description.get("label", ""))
         size = f"{entry.num_bytes / 1e6:.1f}"
         table.add_row(entry.folder.name[:12], expert, str(description.get("precision", "")), f"{entry.inputs:,}", size)
     console.print(table)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,7 +25,10 @@ class Interrupted(BaseException):
 
 
 class SaveLast(Callback):
-    """Saves `last` when training ends. On Ctrl-C or SIGTERM it ends after the batch; a second Ctrl-C ends at once.
+    """Saves `last` when training ends.
+
+    On Ctrl-C or SIGTERM that is after the batch, or after the last of those over which gradients accumulate, or at
+    once where a validation comes first, or at the second Ctrl-C.
 
     Args:
         last: The checkpoint to write.
@@ -106,32 +107,6 @@ class MissedValidation(Callback):
             fit.on_advance_end()
 
 
-class EpochLines(Callback):
-    """One line an epoch, where no terminal shows a progress bar."""
-
-    def __init__(self) -> None:
-        self._began = 0.0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock; a run that goes on inside an epoch starts no epoch."""
-        self._began = time.perf_counter()
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._began = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the epoch's figures."""
-        if trainer.is_global_zero:
-            figures = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
-            seconds = time.perf_counter() - self._began
-            print(
-                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}  {seconds:.1f} s",
-                flush=True,
-            )
-
-
 class PredictionWriter(Callback):
     """Writes predictions to a Parquet file as they come: id, prediction, and a column for each output.
 
@@ -189,8 +164,3 @@ class PredictionWriter(Callback):
         if self._writer is not None:
             self._writer.close()
             self._temporary.unlink(missing_ok=True)
-
-
-def is_terminal() -> bool:
-    """Return whether somebody watches."""
-    return sys.stdout.isatty()

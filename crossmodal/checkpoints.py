@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-SETTINGS_OF_RUN = ("fusion", "heads", "objective", "optimizer", "warmup")
+# what a run that goes on must have as it was
+FIXED = ("seed_everything", "experts", "data", "model")
+FIXED_OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_algorithm", "gradient_clip_val", "precision")
+# but for these, which change nothing or (where weights are) are compared by content
+FREE = {"feature_store", "encode_batch_size", "encode_workers", "num_workers", "pretrained", "model", "sha256"}
 
 
 class CheckpointMismatchError(ValueError):
@@ -100,36 +104,36 @@ def step_of(checkpoint: Path) -> int:
         raise ValueError(f"{checkpoint} is no checkpoint: {(str(error) or repr(error)).splitlines()[0]}") from error
 
 
-def compare_settings(then: Mapping[str, Any], now: Mapping[str, Any], *, goes_on: bool) -> None:
-    """Compare the model's settings with those of a checkpoint.
+def refuse_other_settings(began_with: Path, now: str) -> None:
+    """Refuse to go on with other settings than a run began with: its checkpoint would override some in silence.
 
     Args:
-        then: The settings that it was trained with.
-        now: Those of this configuration.
-        goes_on: Training goes on, so that the optimizer's state would override them; else it is evaluated, and
-            where the weights fit (as with another top_k) the difference is only told.
+        began_with: The file of the configuration that it began with.
+        now: The present configuration, as YAML.
 
     Raises:
-        CheckpointMismatchError: Training goes on with other settings.
+        ValueError: They differ in what a run may not change.
     """
-    for key in SETTINGS_OF_RUN if goes_on else ("fusion",):
-        if key not in then or key not in now:
-            continue
-        for name, before, after in _differences(then[key], now[key], f"model.{key}"):
-            if goes_on:
-                raise CheckpointMismatchError(
-                    f"{name} was {before} and now is {after}; a run goes on as it began: give the old value, or "
-                    "begin a new run without --ckpt_path"
-                )
-            rank_zero_info(f"{name} was {before} when the checkpoint was trained, and now is {after}")
+    for name, before, after in differences(_fixed(began_with.read_text()), _fixed(now)):
+        if name.rpartition(".")[2] not in FREE:
+            raise ValueError(
+                f"{name} was {before} and now is {after}: a run goes on as it began (see {began_with}); give the old "
+                "value, or begin a new run without --ckpt_path"
+            )
 
 
-def _differences(then: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+def _fixed(text: str) -> dict[str, Any]:
+    config = yaml.safe_load(text) or {}
+    trainer = config.get("trainer") or {}
+    return {key: config.get(key) for key in FIXED} | {"trainer": {key: trainer.get(key) for key in FIXED_OF_TRAINER}}
+
+
+def differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield the dotted name of each setting that differs, and its two values."""
     if isinstance(then, Mapping) and isinstance(now, Mapping):
         # what only one of two versions of a class takes is no choice of the user
         keys = {*then} & {*now} if name.endswith(".init_args") else {*then, *now}
         for key in sorted(keys):
-            yield from _differences(then.get(key), now.get(key), f"{name}.{key}")
+            yield from differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif then != now:
         yield name, then, now

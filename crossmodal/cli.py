@@ -61,7 +61,14 @@ SUMMARIES = {
 
 def main() -> int:
     """Run the command of `sys.argv`; return the exit status."""
-    arguments = sys.argv[1:]
+    try:
+        return _run(sys.argv[1:])
+    except KeyboardInterrupt:  # while it checks or imports, which takes seconds
+        say_how_to_go_on("interrupted")
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(HELP)
         return 0
@@ -88,11 +95,8 @@ def main() -> int:
     except UsageError as error:
         return refuse(error, 2)
     _keep_out_of_home()
-    try:
-        from crossmodal import training_cli
-    except KeyboardInterrupt:  # the imports take seconds
-        say_how_to_go_on("interrupted")
-        return 130
+    from crossmodal import training_cli
+
     return training_cli.main()
 
 

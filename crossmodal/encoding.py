@@ -206,7 +206,8 @@ def _store_modality(
     encoded = sum(len(inputs.positions) for inputs in todo)
     if encoded:
         expert.to(device)
-        writer = store.writer(fingerprint, {"model": expert.model, **expert.describe(), "precision": expert.precision})
+        about = {"label": expert.label(), "precision": expert.precision, **expert.describe()}
+        writer = store.writer(fingerprint, about)
         try:
             with _progress(modality, encoded, bar) as advance:
                 for inputs in todo:

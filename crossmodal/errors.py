@@ -21,14 +21,18 @@ def refuse(error: object, status: int) -> int:
     return status
 
 
-def place_in_own_code(error: BaseException) -> str:
-    """Return where in a module of the current folder an error was raised, as `my_data.py:17: `; else nothing."""
-    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-    path, here = Path(frame.f_code.co_filename), Path.cwd()
-    ours = [Path(__file__).parents[1] / name for name in ("crossmodal", "datamodules", "experts")]
-    if not path.is_relative_to(here) or "site-packages" in path.parts or any(map(path.is_relative_to, ours)):
-        return ""
-    return f"{path.relative_to(here)}:{line}: "
+def place_in_own_code(error: BaseException | None) -> str:
+    """Return where in a module of the current folder an error came up, as `my_data.py:17: `; else nothing."""
+    here, place = Path.cwd(), ""
+    others = [Path(__file__).parents[1] / name for name in ("crossmodal", "datamodules", "experts")]
+    others += [Path(sys.prefix), Path(sys.base_prefix)]
+    while error is not None:
+        for frame, line in traceback.walk_tb(error.__traceback__):
+            path = Path(frame.f_code.co_filename)
+            if path.is_relative_to(here) and not any(map(path.is_relative_to, others)):
+                place = f"{path.relative_to(here)}:{line}: "
+        error = error.__cause__
+    return place
 
 
 def without_types(message: str) -> str:

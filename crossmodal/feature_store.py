@@ -30,7 +30,7 @@ from crossmodal.feature_files import (
 )
 from experts.base import ExpertTokens
 
-OTHER_FILES = 512  # that a process has open beside its shards
+SPARE_FILES = 512  # that may be opened later
 TORCH_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -109,7 +109,7 @@ class StoredTokens:
 def _allow_open_files(count: int) -> None:
     """Raise this process's own limit, often 1024, as far as the system lets it: each shard stays open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + OTHER_FILES
+    wanted = len(os.listdir("/dev/fd")) + count + SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))

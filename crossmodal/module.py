@@ -11,13 +11,12 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningModule
 from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
-from crossmodal.checkpoints import CheckpointMismatchError, compare_settings
+from crossmodal.checkpoints import CheckpointMismatchError, differences
 from crossmodal.encoding import Encoded, store_tokens
 from crossmodal.feature_store import FeatureStore
 from crossmodal.fusion import Fusion
@@ -278,8 +277,13 @@ class CrossModalModule(LightningModule):
         """
         if (outputs := checkpoint.get("outputs", self.outputs)) != self.outputs:
             raise CheckpointMismatchError(f"it was trained for {_shown(outputs)}; the data has {_shown(self.outputs)}")
-        goes_on = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        compare_settings(checkpoint.get("hyper_parameters", {}), self.hparams, goes_on=goes_on)
+        fusion_then, fusion_now = (
+            settings.get("fusion") for settings in (checkpoint.get("hyper_parameters", {}), self.hparams)
+        )
+        if fusion_then and fusion_now:
+            for name, then, now in differences(fusion_then, fusion_now, "model.fusion"):
+                # such as top_k: the weights fit all the same
+                rank_zero_info(f"{name} was {then} when the checkpoint was trained, and now is {now}")
         frozen_then = checkpoint.get("frozen_experts", {})
         for modality, own_expert in self.experts.items():
             if own_expert.frozen and modality not in frozen_then:

@@ -245,7 +245,7 @@ def _any(verdicts: Iterable[Verdict]) -> Verdict:
 
 def _judge_scalar(name: str, value: Any) -> Verdict:
     if name == "str":
-        return "right" if isinstance(value, str) else "wrong" if isinstance(value, dict | list | None) else "unknown"
+        return "right" if isinstance(value, str) else "wrong" if isinstance(value, dict | list) else "unknown"
     if isinstance(value, dict | list) or value is None:
         return "wrong"
     if name == "bool":

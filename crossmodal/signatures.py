@@ -7,7 +7,7 @@ import builtins
 import difflib
 import importlib.util
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -102,7 +102,13 @@ def _signature_of(module: Module, node: ast.ClassDef, method: str) -> Signature:
             if arguments.kwarg is None:
                 return Signature(own, is_open=False)
             inherited = _inherited(module, node, method)
-            return Signature({**inherited.annotations, **own}, inherited.is_open)
+            # what is passed on may also be given there: `super().__init__("resnet18", **kwargs)`
+            passed_on = {
+                key: replace(annotation, is_required=False)
+                for key, annotation in inherited.annotations.items()
+                if key not in own
+            }
+            return Signature({**own, **passed_on}, inherited.is_open)
     return _inherited(module, node, method)
 
 

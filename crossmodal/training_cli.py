@@ -7,26 +7,29 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, WandbLogger
-from rich.console import Console
-from rich.table import Table
 
 from crossmodal.callbacks import (
-    EpochLines,
     Interrupted,
     MissedValidation,
     PredictionWriter,
     SaveLast,
-    is_terminal,
 )
-from crossmodal.chatter import tame_chatter
-from crossmodal.checkpoints import AtomicCheckpointIO, CheckpointMismatchError, RandomState, keeps_newest, step_of
+from crossmodal.checkpoints import (
+    AtomicCheckpointIO,
+    CheckpointMismatchError,
+    RandomState,
+    keeps_newest,
+    refuse_other_settings,
+    step_of,
+)
+from crossmodal.console import EpochLines, is_terminal, print_figures, tame_chatter
 from crossmodal.errors import TRACEBACK, place_in_own_code, refuse, say_how_to_go_on
 from crossmodal.module import CrossModalModule
 from crossmodal.parser import Parser
@@ -46,6 +49,7 @@ class TrainingCLI(LightningCLI):
         self.run_folder: RunFolder | None = None
         self._new_folder: RunFolder | None = None
         self._checkpoint_step = 0
+        self._lock: IO[str] | None = None
         try:
             super().__init__(
                 CrossModalModule,
@@ -132,9 +136,18 @@ class TrainingCLI(LightningCLI):
             found = run.checkpoint(given)
         else:
             found = Path(given)
-        self._checkpoint_step = step_of(found)
         self.run_folder = RunFolder.of_checkpoint(found)
+        if self.subcommand == "fit":
+            if self._is_of_this_experiment(self.run_folder):
+                self._lock = self.run_folder.lock()  # before its step is read
+            if self.run_folder.config.exists():
+                refuse_other_settings(self.run_folder.config, self._parser("fit").dump(settings, skip_none=False))
+        self._checkpoint_step = step_of(found)
         return str(found)
+
+    def _is_of_this_experiment(self, run: RunFolder) -> bool:
+        parent: Path = Path(self.settings.runs) / self.settings.name
+        return bool(run.path.resolve().parent == parent.resolve())
 
     def instantiate_classes(self) -> None:
         """Build data and model once; the experts live in the model, their transforms go to the data."""
@@ -156,7 +169,7 @@ class TrainingCLI(LightningCLI):
             kwargs["enable_progress_bar"] = is_terminal()
         if self.subcommand == "fit" and not self.is_trial:
             self.run_folder = self._folder_to_fit_in()
-            self._lock = self.run_folder.lock()
+            self._lock = self._lock or self.run_folder.lock()
             own += [SaveLast(self.run_folder.checkpoint("last")), MissedValidation()]
             if settings.enable_checkpointing is not False and not any(map(keeps_newest, callbacks)):
                 own.append(ModelCheckpoint(filename="last", enable_version_counter=False))
@@ -178,9 +191,8 @@ class TrainingCLI(LightningCLI):
 
     def _folder_to_fit_in(self) -> RunFolder:
         """Go on in the checkpoint's run, if it is a run of this experiment; else begin a new one."""
-        parent = Path(self.settings.runs) / self.settings.name
-        if self.run_folder is not None and self.run_folder.path.resolve().parent == parent.resolve():
-            return RunFolder(parent / self.run_folder.path.resolve().name)
+        if self.run_folder is not None and self._is_of_this_experiment(self.run_folder):
+            return RunFolder(Path(self.settings.runs) / self.settings.name / self.run_folder.path.resolve().name)
         self._new_folder = RunFolder.new(Path(self.settings.runs), self.settings.name)
         return self._new_folder
 
@@ -236,7 +248,7 @@ class TrainingCLI(LightningCLI):
             "seconds/encode": round(self.model.seconds_encoding, 3),
         }
         path = self.run_folder.write("metrics.json", figures)
-        _print_figures(figures, {"checkpoints": path.parent / "checkpoints", "figures": path})
+        print_figures(figures, {"checkpoints": path.parent / "checkpoints", "figures": path})
 
     def _measure(self, split: str, checkpoint: str | None) -> dict[str, float]:
         evaluate = self.trainer.validate if split == "val" else self.trainer.test
@@ -268,7 +280,7 @@ class TrainingCLI(LightningCLI):
             raise ValueError(f"{type(self.datamodule).__name__} has no {split} split")
         figures = self._measure(split, kwargs["ckpt_path"])
         assert self.run_folder is not None
-        _print_figures(figures, {"figures": self.run_folder.write(file_name, figures)})
+        print_figures(figures, {"figures": self.run_folder.write(file_name, figures)})
 
     def predict(self, **kwargs: Any) -> None:
         """Write a checkpoint's predictions."""
@@ -285,16 +297,6 @@ class TrainingCLI(LightningCLI):
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _print_figures(figures: dict[str, Any], paths: dict[str, Path]) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in figures.items():
-        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
-    console = Console(soft_wrap=True)
-    console.print(table)
-    for name, path in paths.items():
-        console.print(f"{name}: {path}", highlight=False)
 
 
 def main() -> int:

@@ -5,7 +5,6 @@ Legend: U distinct inputs, B rows, N tokens, D width.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import inspect
 import json
@@ -15,8 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from experts.inference import ROUNDING, cast
 
 Precision = Literal["auto", "float32", "bfloat16"]
 # attributes of every expert that are no settings of its own
-NO_SETTINGS = {"training", "frozen", "precision", "model"}
+NO_SETTINGS = {"training", "frozen", "precision", "transform"}
 
 
 @dataclass
@@ -90,8 +91,6 @@ class Expert(nn.Module, ABC):
             fingerprint is of, so that it is the same on every machine.
     """
 
-    model = ""  # the network's name for people, as `crossmodal cache ls` shows it
-
     def __init__(
         self,
         network: nn.Module,
@@ -116,9 +115,14 @@ class Expert(nn.Module, ABC):
             whole = original or network
             self._weights_digest = _digest_of_state(whole.state_dict())
             # strides and the like are in no state; what Python adds of addresses differs from run to run
-            self._layers_digest = _hash({"layers": re.sub(r" at 0x[0-9a-f]+", "", repr(whole))})
+            layers = re.sub(r" at 0x[0-9a-f]+", "", repr(whole))
+            self._layers_digest = _hash({"layers": layers, "buffers": _digest_of_state(dict(whole.named_buffers()))})
             self.network.requires_grad_(False)
             cast(self.network, self.dtype)
+
+    def label(self) -> str:
+        """Return what `crossmodal cache ls` shows."""
+        return type(self).__qualname__
 
     @abstractmethod
     def encode(self, inputs: Any) -> ExpertTokens:
@@ -167,12 +171,12 @@ class Expert(nn.Module, ABC):
     def describe(self) -> dict[str, Any]:
         """Return, as JSON, everything but the weights and the precision that changes the tokens.
 
-        A class's own settings are in it by themselves where they are public attributes, plain as JSON is; what
-        they are when this is first called counts.
+        A class's own settings are in it by themselves where they are public attributes: numbers, texts, paths,
+        arrays, and collections of these. What they are when this is first called counts.
         """
         if self._settings is None:
-            own = {key: value for key, value in vars(self).items() if not key.startswith("_") and _is_plain(value)}
-            self._settings = copy.deepcopy({key: value for key, value in own.items() if key not in NO_SETTINGS})
+            public = {key: value for key, value in vars(self).items() if not key.startswith("_")}
+            self._settings = {key: _plain(value) for key, value in public.items() if key not in NO_SETTINGS}
         return {
             "class": type(self).__qualname__,
             "source": [
@@ -193,7 +197,8 @@ class Expert(nn.Module, ABC):
         """
         if not self.frozen:
             raise ValueError("an expert that is trained has no fingerprint")
-        own = {"identity": self.identity(), "layers": self._layers_digest}
+        buffers = {name: value for name, value in self.named_buffers() if not name.startswith("network.")}
+        own = {"identity": self.identity(), "layers": self._layers_digest, "buffers": _digest_of_state(buffers)}
         parts = {"precision": precision or self.precision, **own, **self.describe()}
         if parts["precision"] != "float32":
             parts["rounding"] = ROUNDING
@@ -232,16 +237,28 @@ def _source_digest(kind: type) -> str:
     """Hash a class's code: tokens of an `encode` that has been edited since are not its tokens."""
     try:
         return hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
-    except OSError:  # typed in at a prompt
+    except (OSError, TypeError):  # typed in at a prompt, or a built-in
         return ""
 
 
-def _is_plain(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int | float)
+def _plain(value: Any) -> Any:
+    """Return a value as JSON: an array by its digest, another object by its class."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case dict():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case set() | frozenset():
+            return sorted(map(repr, value))
+        case Path():
+            return str(value)
+        case Tensor():
+            return _digest_of_state({"": value})
+        case np.generic() | np.ndarray():
+            return hashlib.sha256(f"{value.dtype} {value.shape}".encode() + value.tobytes()).hexdigest()
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _digest_of_state(state: Mapping[str, Tensor]) -> str:

@@ -156,9 +156,9 @@ class ImageExpert(Expert):
         lines_UHX = torch.addcmul(shift_X, pixels_UHWC.flatten(2).float(), scale_X)
         return lines_UHX.view_as(pixels_UHWC).permute(0, 3, 1, 2)
 
-    def describe(self) -> dict[str, Any]:
-        """Return what the tokens depend on beside weights and precision."""
-        return {**super().describe(), "model": self.model}
+    def label(self) -> str:
+        """Return the model's name, too."""
+        return f"{super().label()} {self.model}"
 
 
 def _create(name: str, pretrained: bool | WeightsSource, sha256: str | None, image_size: int | None) -> nn.Module:

@@ -106,8 +106,8 @@ class TextExpert(Expert):
             freeze=freeze,
             precision=precision,
         )
-        self._config = settings
-        self.model = model
+        self.config = settings
+        self._name = model  # may be a path, which the tokens do not depend on
         self.layers = layers
         self.tokens = tokens
 
@@ -128,9 +128,9 @@ class TextExpert(Expert):
             pooled_UD = (hidden_UND * weights_UN1).sum(1) / weights_UN1.sum(1).clamp_min(1)
         return ExpertTokens(pooled_UD.unsqueeze(1), mask_UN.any(1, keepdim=True))
 
-    def describe(self) -> dict[str, Any]:
-        """Return what the tokens depend on beside weights and precision."""
-        return {**super().describe(), "config": self._config}
+    def label(self) -> str:
+        """Return the model's name, too."""
+        return f"{super().label()} {self._name}"
 
 
 def _find(model: str, sha256: str | None) -> str:

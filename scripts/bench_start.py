@@ -20,7 +20,7 @@ for name in ("wandb", "crossmodal.training_cli", "datamodules.easy_vqa", "expert
     importlib.import_module(name)
 imported = time.perf_counter()
 from pytorch_lightning import Callback
-from crossmodal.chatter import tame_chatter
+from crossmodal.console import tame_chatter
 from crossmodal.training_cli import TrainingCLI
 
 class FirstStep(Callback):

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from crossmodal.chatter import tame_chatter
+from crossmodal.console import tame_chatter
 from crossmodal.module import CrossModalModule
 from crossmodal.optimization import parameter_groups
 from crossmodal.training_cli import TrainingCLI

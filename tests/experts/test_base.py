@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -161,6 +163,38 @@ def test_settings_of_a_class_of_ones_own_are_in_the_fingerprint() -> None:
     before = expert.fingerprint()
     expert(PIXELS_UCHW)
     assert expert.fingerprint() == before  # counting its calls makes it no other expert
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (torch.ones(3), torch.zeros(3)),
+        (np.ones(3), np.zeros(3)),
+        (np.array(["a"]), np.array(["b"])),
+        (np.float32(1), np.float32(2)),
+        ({"a", "b"}, {"a", "c"}),
+        ([Path("a")], [Path("b")]),
+        ({1: (2, "x")}, {1: (2, "y")}),
+        (torch.relu, torch.tanh),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_attributes_of_many_kinds_are_in_the_fingerprint(one: Any, other: Any) -> None:
+    def fingerprint(value: Any) -> str:
+        expert = TinyExpert()
+        expert.setting = value
+        return expert.fingerprint()
+
+    assert fingerprint(one) == fingerprint(one) != fingerprint(other)
+
+
+def test_buffers_that_no_state_holds_are_in_the_fingerprint() -> None:
+    def fingerprint(value: float) -> str:
+        expert = TinyExpert()
+        expert.register_buffer("scale", torch.tensor(value), persistent=False)
+        return expert.fingerprint()
+
+    assert fingerprint(1.0) == fingerprint(1.0) != fingerprint(2.0)
 
 
 def test_layers_are_in_the_fingerprint() -> None:

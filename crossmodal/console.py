@@ -1,0 +1,96 @@
+"""What a run says, and what its libraries need not say."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+
+CHATTER = (
+    "💡",
+    "GPU available",
+    "TPU available",
+    "HPU available",
+    "Seed set",
+    "`Trainer.fit` stopped",
+    "Restor",
+    "Detected KeyboardInterrupt",
+    "`weights_only` was not set",
+    "Loaded model weights",
+    "Loading `train_dataloader`",
+)
+# said of choices that are made on purpose here
+EXPECTED_WARNINGS = (
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+    ".*module\\(s\\) in eval mode at the start of training.*",
+    ".*does not have many workers.*",
+    ".*Experiment logs directory .* exists and is not empty.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*number of training batches .* is smaller than the logging interval.*",
+    ".*`_get_vc_` method.*",
+    ".*dirpath has changed from.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",
+)
+
+
+def tame_chatter() -> None:
+    """Silence what libraries say of choices that are made on purpose here; real warnings stay."""
+    # wandb's lines come from another process, after the last of ours; where the run lies is ours to say
+    os.environ.setdefault("WANDB_SILENT", "true")
+    for pattern in EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", pattern)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: not record.getMessage().lstrip().startswith(CHATTER))
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(lambda record: not record.getMessage().lstrip().startswith(CHATTER))
+
+
+def is_terminal() -> bool:
+    """Return whether somebody watches."""
+    return sys.stdout.isatty()
+
+
+class EpochLines(Callback):
+    """One line an epoch, where no terminal shows a progress bar."""
+
+    def __init__(self) -> None:
+        self._began = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock; a run that goes on inside an epoch starts no epoch."""
+        self._began = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch's figures."""
+        if trainer.is_global_zero:
+            figures = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            seconds = time.perf_counter() - self._began
+            print(
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}  {seconds:.1f} s",
+                flush=True,
+            )
+
+
+def print_figures(figures: dict[str, Any], paths: dict[str, Path]) -> None:
+    """Print a run's figures, and where its files are."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for name, path in paths.items():
+        console.print(f"{name}: {path}", highlight=False)
