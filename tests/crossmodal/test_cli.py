@@ -175,12 +175,29 @@ def test_without_evaluation_batches_a_run_ends_well(crossmodal: Zygote, tmp_path
     assert (tmp_path / "runs" / "dots" / "0" / "checkpoints" / "last.ckpt").exists()
 
 
+UNREADABLE = """
+from dataclasses import replace
+from datamodules.synthetic import DotPictures, Dots
+
+class Damaged(DotPictures):
+    def load(self, position):
+        raise ValueError("no picture")
+
+class Broken(Dots):
+    def load(self, split):
+        rows = super().load(split)
+        if split != "test":
+            return rows
+        damaged = Damaged(rows.sources["image"].colours, size=self.size)
+        return replace(rows, sources={**rows.sources, "image": damaged})
+"""
+
+
 def test_what_fails_after_training_says_that_training_is_done(crossmodal: Zygote, tmp_path: Path) -> None:
-    only_test = 'if split != "test": return super().load(split)\n        first,'
-    (tmp_path / "broken.py").write_text(BROKEN.replace("first,", only_test))
+    (tmp_path / "broken.py").write_text(UNREADABLE)
     status, output = crossmodal.run(*FIT, "--data", "broken.Broken", cwd=tmp_path)
     assert status == 1
-    assert "broken.py:7: too many values to unpack" in output
+    assert "crossmodal: error: broken.py:7: cannot read picture 0: no picture\n" in output
     assert "training is done, and its checkpoints are in runs/dots/0/checkpoints" in output
     assert (tmp_path / "runs" / "dots" / "0" / "checkpoints" / "best.ckpt").exists()
 
