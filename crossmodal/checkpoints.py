@@ -18,7 +18,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 # what a run that goes on must have as it was
 FIXED = ("seed_everything", "experts", "data", "model")
-FIXED_OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_algorithm", "gradient_clip_val", "precision")
+FIXED_OF_TRAINER = (
+    "accumulate_grad_batches",
+    "gradient_clip_algorithm",
+    "gradient_clip_val",
+    "limit_train_batches",
+    "precision",
+)
 # but for these, which change nothing or (where weights are) are compared by content
 FREE = {"feature_store", "encode_batch_size", "encode_workers", "num_workers", "pretrained", "model", "sha256"}
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -164,6 +165,8 @@ class ShardWriter:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(self.folder / f"{digest}{SUFFIX}")
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(f"the feature store cannot be written: {self.folder}: {error}") from error
         finally:
             temporary.unlink(missing_ok=True)
         self._batches, self._bytes = [], 0

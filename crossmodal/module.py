@@ -244,10 +244,11 @@ class CrossModalModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW, or what the configuration says, with warm-up and a cosine, per step."""
         optimizer = self._make_optimizer(parameter_groups(self))
-        if self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):
+        precision = self.trainer.precision
+        if str(precision).endswith("mixed") and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):
             raise ValueError(
-                "trainer.precision 16-mixed cannot clip the gradients of a fused optimizer; set "
-                "model.optimizer.init_args.fused: false, or trainer.precision: bf16-mixed"
+                f"trainer.precision {precision} cannot clip the gradients of a fused optimizer; set "
+                "model.optimizer.init_args.fused: false, or trainer.gradient_clip_val: null"
             )
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):

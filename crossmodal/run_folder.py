@@ -128,7 +128,7 @@ def run_to_go_on_with(given: str, runs: Path, name: str) -> RunFolder | None:
 
 
 def _experiment(runs: Path, name: str) -> Path:
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+    if not Path(name).parts or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"name {name!r}: it becomes a folder of {runs}; give one such as dots, or study/dots")
     return runs / name
 

@@ -135,6 +135,11 @@ TEXT = "{class_path: experts.text.TextExpert, init_args: {model: 'package:gt_all
         (("fit", "--data.init_args.absent", "2"), "absent (2.0) 0 to 1"),
         (("fit", "--name", "../dots"), "name '../dots': it becomes a folder of runs"),
         (("fit", "--name", "/tmp/dots"), "name '/tmp/dots': it becomes a folder of runs"),
+        (("fit", "--name", "."), "name '.': it becomes a folder of runs"),
+        (
+            ("fit", "--trainer.precision", "bf16-mixed"),
+            "trainer.precision bf16-mixed cannot clip the gradients of a fused optimizer; set model.optimizer",
+        ),
         (("fit", "--name", ""), "name '': it becomes a folder of runs"),
         (("fit", "--trainer.accelerator", "gpu"), "error: trainer: "),
         (("fit", "--trainer.overfit_batches", "2"), "trainer.overfit_batches is not supported"),

@@ -125,6 +125,7 @@ def test_a_longer_run_goes_on_learning(crossmodal: Zygote, undisturbed: Path, tm
         ("data.init_args.absent", 0.5, "data.init_args.absent was 0.05 and now is 0.5"),
         ("experts.image.init_args.crop_pct", 0.5, "experts.image.init_args.crop_pct was None and now is 0.5"),
         ("trainer.accumulate_grad_batches", 2, "trainer.accumulate_grad_batches was 1 and now is 2"),
+        ("trainer.limit_train_batches", 2, "trainer.limit_train_batches was None and now is 2"),
         ("seed_everything", 3, "seed_everything was 0 and now is 3"),
     ],
 )
