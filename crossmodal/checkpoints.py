@@ -121,7 +121,8 @@ def refuse_other_settings(began_with: Path, now: str) -> None:
         ValueError: They differ in what a run may not change.
     """
     for name, before, after in differences(_fixed(began_with.read_text()), _fixed(now)):
-        if name.rpartition(".")[2] not in FREE:
+        changes_precision = name == "model.feature_store" and None in (before, after)  # see Expert
+        if name.rpartition(".")[2] not in FREE or changes_precision:
             raise ValueError(
                 f"{name} was {before} and now is {after}: a run goes on as it began (see {began_with}); give the old "
                 "value, or begin a new run without --ckpt_path"

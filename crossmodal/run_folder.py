@@ -73,6 +73,12 @@ class RunFolder:
         write_json(self.path / file_name, known)
         return self.path / file_name
 
+    def begin_with(self, checkpoint: Path) -> None:
+        """Copy another run's checkpoint as this run's `last`."""
+        last = self.checkpoint("last")
+        last.parent.mkdir(exist_ok=True)
+        shutil.copyfile(checkpoint, last)
+
     def lock(self) -> IO[str]:
         """Return a file whose lock says that this process trains here; it ends with the process.
 

@@ -15,12 +15,7 @@ from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, Progres
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from crossmodal.callbacks import (
-    Interrupted,
-    MissedValidation,
-    PredictionWriter,
-    SaveLast,
-)
+from crossmodal.callbacks import Interrupted, MissedValidation, PredictionWriter, SaveLast
 from crossmodal.checkpoints import (
     AtomicCheckpointIO,
     CheckpointMismatchError,
@@ -194,6 +189,8 @@ class TrainingCLI(LightningCLI):
         if self.run_folder is not None and self._is_of_this_experiment(self.run_folder):
             return RunFolder(Path(self.settings.runs) / self.settings.name / self.run_folder.path.resolve().name)
         self._new_folder = RunFolder.new(Path(self.settings.runs), self.settings.name)
+        if self.settings.ckpt_path is not None:  # the new run's own, so that it too can be gone on with at any time
+            self._new_folder.begin_with(Path(self.settings.ckpt_path))
         return self._new_folder
 
     def _loggers(self, given: list[Any]) -> list[Logger]:

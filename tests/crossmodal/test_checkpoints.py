@@ -10,6 +10,7 @@ from crossmodal.checkpoints import refuse_other_settings
 
 ADAM = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.1, "weight_decay": 0.0}}
 MODEL = {"optimizer": ADAM, "warmup": 0.1, "objective": None, "fusion": {"init_args": {"top_k": 4}}}
+MODEL["feature_store"] = "runs/features"
 THEN = {"seed_everything": 0, "model": MODEL, "trainer": {"precision": "32-true", "max_epochs": 3}, "name": "dots"}
 
 
@@ -36,6 +37,7 @@ def compare(folder: Path, now: dict[str, Any]) -> None:
             {"model": {**MODEL, "objective": {"class_path": "Mine"}}},
             "^model.objective was None and now is {'class_path",
         ),
+        ({"model": {**MODEL, "feature_store": None}}, "^model.feature_store was runs/features and now is None"),
         ({"trainer": {"precision": "bf16-mixed"}}, "^trainer.precision was 32-true and now is bf16-mixed"),
     ],
 )

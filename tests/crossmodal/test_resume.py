@@ -145,6 +145,19 @@ def test_what_a_run_began_with_is_not_changed_in_silence(
     assert config.read_text() == before
 
 
+def test_a_new_run_from_another_runs_checkpoint(crossmodal: Zygote, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed / "runs", tmp_path / "runs")
+    other = (*FIT, "--name", "other")
+    status, output = crossmodal.run(*other, "--ckpt_path", "runs/dots/0/checkpoints/last.ckpt", cwd=tmp_path)
+    assert status == 0, output
+    begun = tmp_path / "runs" / "other" / "0" / "checkpoints" / "last.ckpt"
+    assert torch.load(begun, weights_only=True)["global_step"] == 48
+    status, output = crossmodal.run(*other, "--trainer.max_epochs", 7, "--ckpt_path", "last", cwd=tmp_path)
+    assert status == 0, output
+    assert "epoch 1/" not in output
+    assert torch.load(begun, weights_only=True)["global_step"] == 56
+
+
 def test_a_run_that_is_being_trained_is_left_alone(crossmodal: Zygote, undisturbed: Path, tmp_path: Path) -> None:
     running = crossmodal.start(*FIT, cwd=tmp_path)
     while not last(tmp_path).exists():
