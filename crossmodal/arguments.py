@@ -72,10 +72,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def merge(config: dict[str, Any], more: dict[str, Any], parent: str = "") -> Iterator[str]:
     """Put a further file's keys over those of earlier ones, as the parser does; yield the dotted keys that it sets."""
+    prefix = f"{parent}." if parent else ""
     for key, value in more.items():
-        name = f"{parent}.{key}" if parent else str(key)
-        if str(key).endswith("+"):
-            yield from (f"{parent}.{new}" for new in override(config, key, value))
+        name = f"{prefix}{key}"
+        if name.endswith("+"):
+            yield from (f"{prefix}{new}" for new in override(config, key, value))
             continue
         before = config.get(key)
         if isinstance(before, str) and isinstance(value, dict) and value.keys() & CLASS_KEYS:

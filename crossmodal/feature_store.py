@@ -113,7 +113,7 @@ def _allow_open_files(count: int) -> None:
     wanted = len(os.listdir("/dev/fd")) + count + SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _open_stored(folder: Path, mapped_bytes: int, paths: list[Path]) -> StoredTokens:
