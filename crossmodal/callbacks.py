@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
-
-from datamodules.batch import PairedBatch
 
 
 class Interrupted(BaseException):
@@ -82,6 +77,40 @@ class SaveLast(Callback):
         self._previous = {}
 
 
+class DataWait(Callback):
+    """Logs `train/waiting`, the share of an epoch's time in which training waits for data."""
+
+    def __init__(self) -> None:
+        self._mark = self._waited = self._total = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clocks."""
+        self._mark, self._total = time.perf_counter(), 0.0
+        self._waited = self._waited_in_all(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add the time of a batch."""
+        now = time.perf_counter()
+        self._total += now - self._mark
+        self._mark = now
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the time of a validation out."""
+        self._mark = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the share."""
+        waited = self._waited_in_all(trainer) - self._waited
+        if self._total > 0:
+            pl_module.log("train/waiting", min(1.0, waited / self._total))
+
+    @staticmethod
+    def _waited_in_all(trainer: Trainer) -> float:
+        return float(getattr(trainer.train_dataloader, "seconds_waited", 0.0))
+
+
 class MissedValidation(Callback):
     """Validates first, if a run goes on from a checkpoint that was written just before a validation.
 
@@ -105,62 +134,3 @@ class MissedValidation(Callback):
             trainer.training = True
         if ends_epoch:
             fit.on_advance_end()
-
-
-class PredictionWriter(Callback):
-    """Writes predictions to a Parquet file as they come: id, prediction, and a column for each output.
-
-    Args:
-        path: The file; it appears when all rows are in it.
-        columns: By task the names of the columns that its outputs go to.
-    """
-
-    def __init__(self, path: Path, columns: dict[str, list[str]]) -> None:
-        self.path = path
-        self.columns = columns
-        self.rows = 0
-        self._writer: pq.ParquetWriter | None = None
-
-    @property
-    def _temporary(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: PairedBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Append one batch."""
-        columns: dict[str, Any] = {"id": list(batch.ids)}
-        for task, predicted in outputs.items():
-            prefix = "" if len(outputs) == 1 else f"{task}/"
-            decided = predicted["prediction"]
-            # a batch in which no label is on does not say what its lists are of
-            labels = pa.list_(pa.string()) if decided == [[]] * len(decided) else None
-            columns[f"{prefix}prediction"] = pa.array(decided, labels)
-            reported: Tensor = predicted["reported"].float().cpu()
-            for name, column in zip(self.columns[task], reported.unbind(-1), strict=True):
-                columns[f"{prefix}{name}"] = column.numpy()
-        table = pa.table(columns)
-        if self._writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(self._temporary, table.schema)
-        self._writer.write_table(table)
-        self.rows += len(table)
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the file in its place."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-            self._temporary.replace(self.path)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no half-written file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._temporary.unlink(missing_ok=True)

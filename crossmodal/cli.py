@@ -11,6 +11,7 @@ from crossmodal.errors import UsageError, refuse, say_how_to_go_on
 from crossmodal.preflight import LINKED, MODEL, TRAINER, check
 from crossmodal.signatures import read_signature
 
+DEFAULT_CONFIG = Path("crossmodal.yaml")  # what `init` writes, and commands take that are given no other
 TRAINING = ("fit", "validate", "test", "predict")
 HELP = """\
 usage: crossmodal COMMAND [options]
@@ -18,10 +19,12 @@ usage: crossmodal COMMAND [options]
 Train cross-modal models from pretrained unimodal experts.
 
 commands:
+  init       look at data, and write an experiment       PATH [--target COLUMN ...] [--output FILE]
   fit        train, then measure the best checkpoint     --config FILE [--ckpt_path last]
   validate   measure a checkpoint on the validation split --config FILE --ckpt_path FILE|best|last
   test       measure a checkpoint on the test split      --config FILE --ckpt_path FILE|best|last
-  predict    write predictions as Parquet                --config FILE --ckpt_path FILE|best|last [--output FILE]
+  predict    write predictions, as Parquet or CSV        --config FILE --ckpt_path FILE|best|last [--output FILE]
+  data       read all inputs, and find what is wrong     check --config FILE [--output FOLDER]
   cache      the feature store                           ls | verify [--delete] | rm FINGERPRINT...|--all
 
 options:
@@ -55,7 +58,8 @@ SUMMARIES = {
     "a run that was interrupted or killed goes on at the next batch.",
     "validate": "Measure a checkpoint on the validation split.",
     "test": "Measure a checkpoint on the test split.",
-    "predict": "Write a Parquet file: id, prediction, probability of each class.",
+    "predict": "Write a Parquet or CSV file: id, prediction, modalities that the row has, probability of each class.\n"
+    "The same command goes on where it was interrupted or killed.",
 }
 
 
@@ -80,10 +84,31 @@ def _run(arguments: list[str]) -> int:
         from crossmodal import cache_cli
 
         return cache_cli.main(rest)
-    if command not in TRAINING:
-        return refuse(f"no command {command!r}; there are {', '.join(TRAINING)} and cache", 2)
+    if command == "init":
+        from crossmodal import init_cli
+
+        return init_cli.main(rest)
+    if command not in (*TRAINING, "data"):
+        return refuse(f"no command {command!r}; there are init, {', '.join(TRAINING)}, data and cache", 2)
+    options = None
+    if command == "data":  # `data check` takes what `fit` takes
+        from crossmodal import check_cli
+
+        try:
+            options, rest = check_cli.read_options(rest)
+        except UsageError as error:
+            return refuse(error, 2)
+        if options is None:
+            sys.stdout.write(check_cli.HELP)
+            return 0
+        command = "fit"
     # an experiment may name classes that lie in this folder; last, so that none of them hides one of ours
     sys.path.append(str(Path.cwd()))
+    if DEFAULT_CONFIG.exists() and not any(one.partition("=")[0] in ("--config", "-c", "-h", "--help") for one in rest):
+        rest = ["--config", str(DEFAULT_CONFIG), *rest]
+        sys.argv[2:] = rest
+    if not rest and options is not None:
+        return refuse("data check: give an experiment with --config FILE", 2)
     if not rest or rest[0] in ("-h", "--help"):
         sys.stdout.write(_training_help(command))
         return 0
@@ -95,6 +120,8 @@ def _run(arguments: list[str]) -> int:
     except UsageError as error:
         return refuse(error, 2)
     _keep_out_of_home()
+    if options is not None:
+        return check_cli.main(options, rest)
     from crossmodal import training_cli
 
     return training_cli.main()
@@ -108,7 +135,8 @@ def _training_help(command: str) -> str:
         summary=SUMMARIES[command],
         model=_wrapped(model),
         trainer=_wrapped(trainer),
-        extra="  --output FILE            by default predictions.parquet in the run's folder\n"
+        extra="  --output FILE            .parquet or .csv; by default predictions.parquet in the run's folder\n"
+        "  --limit N                only the first N rows\n"
         if command == "predict"
         else "",
     ).replace("\n\n  --print", "\n  --print")

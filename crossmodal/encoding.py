@@ -5,34 +5,30 @@ Legend: U inputs.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric.utilities import move_data_to_device
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from crossmodal.encoder import encode_in_batches, in_batches, num_encode_workers
 from crossmodal.feature_files import KEY_TYPE
 from crossmodal.feature_store import FeatureStore, StoredTokens
-from crossmodal.memory import kept_memory
 from crossmodal.precision import choose_precision
+from datamodules.faults import Fault, InputError
 from datamodules.paired import PairedDataModule, Split
-from datamodules.rows import BatchLoader
-from datamodules.sources import RawReader, Reader
+from datamodules.sources import RawReader, UnreadableInputsError, read_usable
 from experts.base import Expert, ExpertTokens
 
 # when encoding is killed, at most so much work is lost: seconds, or a share of it, so that shards stay few
 FLUSH_SECONDS = 10.0
 FLUSH_SHARE = 0.05
 TRIAL_BATCHES = 3
-MAX_WORKERS = 16  # each holds the activations of a batch
-BATCHES_A_WORKER = 4  # fewer are not worth starting a process
 
 
 @dataclass(frozen=True)
@@ -71,62 +67,25 @@ class StoredReader:
     Args:
         stored: The tokens.
         row_of_position: Which stored row each input of the source is, -1 where it is not stored.
+        faults: Of inputs that could not be encoded, by position.
     """
 
-    def __init__(self, stored: StoredTokens, row_of_position: NDArray[np.int64]) -> None:
+    def __init__(
+        self, stored: StoredTokens, row_of_position: NDArray[np.int64], faults: Mapping[int, Fault] | None = None
+    ) -> None:
         self.stored = stored
         self.row_of_position = row_of_position
+        self.faults = faults or {}
 
     def read(self, positions: NDArray[np.int64]) -> ExpertTokens:
-        """Return the tokens of these inputs."""
+        """Return the tokens of these inputs.
+
+        Raises:
+            UnreadableInputsError: There are inputs that could not be encoded.
+        """
+        if faults := {p: self.faults[p] for p in positions.tolist() if p in self.faults} if self.faults else {}:
+            raise UnreadableInputsError(faults)
         return self.stored.gather(self.row_of_position[positions])
-
-
-def encode_in_batches(
-    expert: Expert,
-    reader: Reader,
-    positions: NDArray[np.int64],
-    *,
-    batch_size: int,
-    device: torch.device,
-    num_workers: int = 0,
-) -> Iterator[tuple[NDArray[np.int64], ExpertTokens]]:
-    """Yield positions and their tokens, batch by batch, in order.
-
-    Workers read ahead for a GPU. On a CPU each also runs the network, on one core: threads that share one batch wait
-    for each other at every layer, and most of them while the next batch is read.
-    """
-    batches = _in_batches(positions, batch_size)
-
-    def encode(inputs: Any) -> ExpertTokens:
-        with torch.inference_mode():
-            tokens: ExpertTokens = expert(move_data_to_device(inputs, device))
-            return tokens
-
-    if device.type == "cpu":
-        with kept_memory():
-            read = BatchLoader(
-                lambda batch: encode(reader.read(batch)), batches, num_workers=num_workers, by_value=True
-            )
-            yield from zip(batches, read, strict=True)
-    else:
-        read = BatchLoader(reader.read, batches, num_workers=num_workers, by_value=True)
-        for batch, inputs in zip(batches, read, strict=True):
-            yield batch, encode(inputs)
-
-
-def _in_batches(positions: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
-    return [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
-
-
-def num_encode_workers(given: int | None, num_batches: int) -> int:
-    """Return how many processes encode: as many as are given, or else as many as are worth their start."""
-    if sys.platform != "linux":
-        return 0  # elsewhere each would import torch anew
-    if given is not None:
-        return given
-    workers = min(torch.get_num_threads(), MAX_WORKERS)
-    return workers if workers > 1 and num_batches >= BATCHES_A_WORKER * workers else 0
 
 
 def store_tokens(
@@ -196,50 +155,87 @@ def _store_modality(
     choose_precision(
         expert,
         store,
-        lambda: [wanted[0].reader.read(batch) for batch in _in_batches(trial, batch_size)],
+        lambda: [
+            inputs
+            for batch in in_batches(trial, batch_size)
+            if (inputs := _read_for_trial(wanted[0].reader, batch, data)) is not None
+        ],
         device,
     )
     fingerprint = expert.fingerprint()
-    stored = store.open(fingerprint)
-    todo = _not_stored(wanted, stored)
-    began = time.perf_counter()
-    encoded = sum(len(inputs.positions) for inputs in todo)
-    if encoded:
-        expert.to(device)
+    todo = _not_stored(wanted, store.open(fingerprint))
+    began = flushed = time.perf_counter()
+    faults: dict[bytes, Fault] = {}
+    num_todo = sum(len(inputs.positions) for inputs in todo)
+    if num_todo:
         about = {"label": expert.label(), "precision": expert.precision, **expert.describe()}
         writer = store.writer(fingerprint, about)
         try:
-            with _progress(modality, encoded, bar) as advance:
-                for inputs in todo:
-                    flushed = time.perf_counter()
-                    done = 0
-                    for batch, tokens in encode_in_batches(
-                        expert,
-                        inputs.reader,
-                        inputs.positions,
-                        batch_size=batch_size,
-                        device=device,
-                        num_workers=num_encode_workers(num_workers, len(inputs.positions) // batch_size),
-                    ):
-                        writer.add(inputs.keys[done : done + len(batch)], tokens)
-                        done += len(batch)
-                        advance(len(batch))
-                        elapsed = time.perf_counter() - began
-                        if began + elapsed - flushed > max(FLUSH_SECONDS, FLUSH_SHARE * elapsed):
-                            writer.flush()
-                            flushed = time.perf_counter()
+            with _progress(modality, num_todo, bar) as advance:
+                for keys, tokens, faulty in _encode(expert.to(device), todo, batch_size, device, num_workers, data):
+                    if tokens is not None:
+                        writer.add(keys, tokens)
+                    faults |= faulty
+                    advance(len(keys) + len(faulty))
+                    now = time.perf_counter()
+                    if now - flushed > max(FLUSH_SECONDS, FLUSH_SHARE * (now - began)):
+                        writer.flush()
+                        flushed = time.perf_counter()
         finally:
             writer.flush()  # on Ctrl-C, and before an input that cannot be read, too
-        stored = store.open(fingerprint)
     seconds = time.perf_counter() - began
+    stored = store.open(fingerprint)
     for inputs in wanted:
-        row_of_position = np.full(len(inputs.reader.source), -1, np.int64)
-        row_of_position[inputs.positions] = rows = stored.find(inputs.keys)
-        if (rows < 0).any():
-            raise ValueError(f"{stored.folder} lost tokens while it was read; run the command again")
-        data.readers(inputs.split)[modality] = StoredReader(stored, row_of_position)
+        _let_read(data, modality, inputs, stored, faults)
     total = len(np.unique(np.concatenate([inputs.keys for inputs in wanted])))
-    return Encoded(modality, encoded, total - encoded, seconds, expert.precision)
+    return Encoded(modality, num_todo - len(faults), total - num_todo, seconds, expert.precision)
+
+
+def _encode(
+    expert: Expert,
+    todo: Iterable[_Inputs],
+    batch_size: int,
+    device: torch.device,
+    num_workers: int | None,
+    data: PairedDataModule,
+) -> Iterator[tuple[NDArray[np.bytes_], ExpertTokens | None, dict[bytes, Fault]]]:
+    """Yield, batch by batch, keys and their tokens, and the faults of keys that have none."""
+    for inputs in todo:
+        key_of = dict(zip(inputs.positions.tolist(), inputs.keys, strict=True))
+        for batch in encode_in_batches(
+            expert,
+            inputs.reader,
+            inputs.positions,
+            batch_size=batch_size,
+            device=device,
+            num_workers=num_encode_workers(num_workers, len(inputs.positions) // batch_size),
+            leave_out=data.quarantine is not None,
+        ):
+            keys = np.array([key_of[position] for position in batch.positions.tolist()], KEY_TYPE)
+            yield keys, batch.tokens, {key_of[position]: fault for position, fault in batch.faults.items()}
+
+
+def _read_for_trial(reader: RawReader, positions: NDArray[np.int64], data: PairedDataModule) -> Any:
+    return reader.read(positions) if data.quarantine is None else read_usable(reader.read, positions)[1]
+
+
+def _let_read(
+    data: PairedDataModule, modality: str, inputs: _Inputs, stored: StoredTokens, faults: Mapping[bytes, Fault]
+) -> None:
+    """Let the data module read a split's stored tokens, and leave out the rows whose input has none."""
+    source = inputs.reader.source
+    row_of_position = np.full(len(source), -1, np.int64)
+    row_of_position[inputs.positions] = rows = stored.find(inputs.keys)
+    left_out = dict(inputs.faults)
+    for at in np.flatnonzero(rows < 0).tolist():
+        fault = faults.get(inputs.keys[at])
+        if fault is None:
+            raise ValueError(f"{stored.folder} lost tokens while it was read; run the command again")
+        position = int(inputs.positions[at])
+        left_out[position] = source.fault(position, InputError(fault.kind, fault.cause))
+    if left_out:
+        data.leave_out(inputs.split, modality, left_out)
+    data.readers(inputs.split)[modality] = StoredReader(stored, row_of_position, left_out)
 
 
 def _reads_tokens(data: PairedDataModule, split: Split, modality: str) -> bool:
@@ -254,6 +250,7 @@ class _Inputs:
     reader: RawReader
     positions: NDArray[np.int64]
     keys: NDArray[np.bytes_]
+    faults: Mapping[int, Fault] = field(default_factory=dict)  # of those whose content cannot be read
 
 
 def _wanted_inputs(modality: str, expert: Expert, data: PairedDataModule, splits: Iterable[Split]) -> list[_Inputs]:
@@ -261,7 +258,12 @@ def _wanted_inputs(modality: str, expert: Expert, data: PairedDataModule, splits
     for split in splits:
         if (rows := data.rows(split)) is not None and len(positions := rows.used(modality)):
             source = rows.sources[modality]
-            wanted.append(_Inputs(split, RawReader(source, expert.transform), positions, source.keys(positions)))
+            reader = RawReader(source, expert.transform)
+            if data.quarantine is None:
+                wanted.append(_Inputs(split, reader, positions, source.keys(positions)))
+                continue
+            usable, keys, faults = read_usable(source.keys, positions)
+            wanted.append(_Inputs(split, reader, usable, np.empty(0, KEY_TYPE) if keys is None else keys, faults))
     return wanted
 
 

@@ -32,11 +32,33 @@ class Head(nn.Module, ABC):
         self.num_outputs = num_outputs
         self.norm = nn.LayerNorm(width)
         self.linear = nn.Linear(width, num_outputs)
+        self.prior_C: Tensor
+        self.register_buffer("prior_C", torch.zeros(num_outputs))
+        self.weights_C: Tensor | None
+        self.register_buffer("weights_C", None)
 
-    def forward(self, workspace_BLD: Tensor) -> Tensor:
-        """Return raw outputs (logits or values), shape (B, C)."""
+    def forward(self, workspace_BLD: Tensor, absent_B: Tensor | None = None) -> Tensor:
+        """Return raw outputs (logits or values), shape (B, C); of rows without any modality, the prior."""
         outputs_BC: Tensor = self.linear(self.norm(workspace_BLD.mean(1)))
-        return outputs_BC
+        if absent_B is None:
+            return outputs_BC
+        return torch.where(absent_B.unsqueeze(1), self.prior_C.to(outputs_BC.dtype), outputs_BC)
+
+    def learn_prior(self, targets: Tensor) -> None:
+        """Take the outputs that are best where nothing is known of a row, from R targets."""
+        self.prior_C.copy_(self.prior(targets))
+
+    def weigh(self, weights_C: Tensor) -> None:
+        """Weigh the classes or labels in the loss.
+
+        Raises:
+            ValueError: This kind of head has none.
+        """
+        raise ValueError(f"{type(self).__name__} takes no weights of classes")
+
+    @abstractmethod
+    def prior(self, targets: Tensor) -> Tensor:
+        """Return, from R targets, the raw outputs (C,) of a row of which nothing is known."""
 
     @property
     @abstractmethod
@@ -96,7 +118,16 @@ class ClassificationHead(Head):
 
     def loss(self, outputs_BC: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy."""
-        return F.cross_entropy(outputs_BC, targets, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(outputs_BC, targets, self.weights_C, label_smoothing=self.label_smoothing)
+
+    def weigh(self, weights_C: Tensor) -> None:
+        """Weigh the classes in the loss."""
+        self.weights_C = weights_C.to(self.prior_C)
+
+    def prior(self, targets: Tensor) -> Tensor:
+        """Return the logarithm of each class's share, one row more of each."""
+        counts_C = torch.bincount(targets, minlength=self.num_outputs) + 1.0
+        return (counts_C / counts_C.sum()).log()
 
     def metrics(self) -> MetricCollection:
         """Return accuracy and macro F1."""
@@ -125,7 +156,15 @@ class MultiLabelHead(Head):
 
     def loss(self, outputs_BC: Tensor, targets: Tensor) -> Tensor:
         """Return the binary cross-entropy."""
-        return F.binary_cross_entropy_with_logits(outputs_BC, targets.to(outputs_BC.dtype))
+        return F.binary_cross_entropy_with_logits(outputs_BC, targets.to(outputs_BC.dtype), pos_weight=self.weights_C)
+
+    def weigh(self, weights_C: Tensor) -> None:
+        """Weigh the rows that have a label in the loss."""
+        self.weights_C = weights_C.to(self.prior_C)
+
+    def prior(self, targets: Tensor) -> Tensor:
+        """Return the logit of each label's share, one row more with it and one without."""
+        return ((targets.sum(0) + 1) / (len(targets) + 2)).logit()
 
     def metrics(self) -> MetricCollection:
         """Return accuracy over all labels, macro F1 and mean average precision."""
@@ -156,6 +195,10 @@ class RegressionHead(Head):
         if targets.shape != outputs_BC.shape:
             raise ValueError(f"targets must have shape {tuple(outputs_BC.shape)}, not {tuple(targets.shape)}")
         return F.mse_loss(outputs_BC, targets.to(outputs_BC.dtype))
+
+    def prior(self, targets: Tensor) -> Tensor:
+        """Return the mean."""
+        return targets.double().mean(0)
 
     def metrics(self) -> MetricCollection:
         """Return mean absolute error, root mean squared error and R²."""

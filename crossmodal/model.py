@@ -47,7 +47,8 @@ class CrossModalModel(nn.Module):
         """Return each task's raw outputs, shape (B, outputs)."""
         tokens = {modality: self.tokens_of_rows(batch, modality) for modality in self.experts}
         workspace_BLD = self.fusion(tokens)
-        return {task: head(workspace_BLD) for task, head in self.heads.items()}
+        absent_B = torch.stack([~batch.present(modality) for modality in self.experts]).all(0)
+        return {task: head(workspace_BLD, absent_B) for task, head in self.heads.items()}
 
     def tokens_of_rows(self, batch: PairedBatch, modality: str) -> ExpertTokens:
         """Encode and project the distinct inputs, then give each row its own.

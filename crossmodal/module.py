@@ -24,6 +24,7 @@ from crossmodal.heads import Head
 from crossmodal.model import CrossModalModel
 from crossmodal.objectives import TaskObjective
 from crossmodal.optimization import WarmupCosine, parameter_groups
+from crossmodal.preparation import check_targets, dropout_rates, learn_priors, learn_statistics, weigh_classes
 from datamodules.batch import PairedBatch
 from datamodules.paired import PairedDataModule, Split
 from experts.base import Expert
@@ -52,6 +53,8 @@ class CrossModalModule(LightningModule):
         outputs: By task the names of its outputs; the data says so.
         objective: Sums the losses.
         optimizer: Makes the optimizer, given groups of parameters.
+        modality_dropout: Rate at which a training row is treated as if it lacked a modality, for all or for each; one
+            that it has always stays.
         warmup: Share of all steps over which the learning rate rises; then it falls to zero as a cosine.
         feature_store: Folder for the tokens of frozen experts; null encodes anew in every epoch.
         encode_batch_size: Inputs a batch when tokens are stored.
@@ -71,6 +74,7 @@ class CrossModalModule(LightningModule):
         *,
         objective: TaskObjective | None = None,
         optimizer: Callable[[Iterable[Any]], Optimizer] = AdamW,
+        modality_dropout: float | dict[str, float] = 0.0,
         warmup: float = 0.05,
         feature_store: str | None = "runs/features",
         encode_batch_size: int = 32,
@@ -98,6 +102,7 @@ class CrossModalModule(LightningModule):
         )
         self.objective = objective or TaskObjective()
         self.outputs = outputs
+        self.modality_dropout = dropout_rates(modality_dropout, experts)
         self.warmup = warmup
         self.feature_store = FeatureStore(Path(feature_store)) if feature_store else None
         self.encode_batch_size = encode_batch_size
@@ -143,6 +148,8 @@ class CrossModalModule(LightningModule):
             )
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, PairedDataModule):
+            if stage == "fit" and any(self.modality_dropout.values()):
+                raise ValueError("model.modality_dropout needs a PairedDataModule")
             return
 
         def report(encoded: Encoded) -> None:
@@ -151,7 +158,8 @@ class CrossModalModule(LightningModule):
 
         splits = (data.predicted_split,) if stage == "predict" else SPLITS_OF_STAGE[stage]
         if stage != "predict":  # what fit measures in the end would fail only then
-            self._check_targets(data, (*splits, "test") if stage == "fit" else splits)
+            check_targets(data, self.heads, (*splits, "test") if stage == "fit" else splits)
+            weigh_classes(data, self.heads)
         store_tokens(
             self.experts,
             data,
@@ -163,27 +171,15 @@ class CrossModalModule(LightningModule):
             show_progress=self.trainer.progress_bar_callback is not None,
             num_workers=self.encode_workers,
         )
+        if stage == "fit":
+            data.drop_modalities(self.modality_dropout)
+            learn_priors(data, self.heads)
+            learn_statistics(data, self.experts, batch_size=self.encode_batch_size)
 
-    def _check_targets(self, data: PairedDataModule, splits: Iterable[Split]) -> None:
-        """Refuse targets that would end training in the middle, or spoil it."""
-        for split in splits:
-            rows = data.rows(split)
-            for task, head in self.heads:
-                if rows is None or task not in rows.targets:
-                    continue
-                targets = rows.targets[task]
-                try:
-                    valid_R = head.valid(targets)
-                except ValueError as error:
-                    raise ValueError(f"the {split} split of {type(data).__name__}, task {task!r}: {error}") from error
-                if not valid_R.all():
-                    row = int(valid_R.int().argmin())
-                    raise ValueError(
-                        f"row {rows.ids[row]}: the target of {task!r} is {targets[row].tolist()}, not {head.expects}"
-                    )
-
-    def training_step(self, batch: PairedBatch, batch_idx: int) -> Tensor:
-        """Return the loss; every term is logged by its name."""
+    def training_step(self, batch: PairedBatch, batch_idx: int) -> Tensor | None:
+        """Return the loss; every term is logged by its name. None of its rows may be left."""
+        if not len(batch):
+            return None
         terms = self._terms(self(batch), batch)
         loss = torch.stack(list(terms.values())).sum()
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -229,6 +225,8 @@ class CrossModalModule(LightningModule):
         return terms
 
     def _evaluate(self, batch: PairedBatch, stage: str) -> None:
+        if not len(batch):
+            return
         predictions = self(batch)
         terms = self._terms(predictions, batch)
         self.log(f"{stage}/loss", torch.stack(list(terms.values())).sum(), batch_size=len(batch), sync_dist=True)

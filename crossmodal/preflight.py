@@ -64,7 +64,7 @@ class _Checker:
         method = read_signature(TRAINER, subcommand)
         skipped = {"self", "model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
         self.method = {key: value for key, value in method.annotations.items() if key not in skipped}
-        self.own_keys = (*OWN_KEYS, *(("output",) if subcommand == "predict" else ()))
+        self.own_keys = (*OWN_KEYS, *(("output", "limit") if subcommand == "predict" else ()))
 
     def check_keys(self) -> None:
         known = [*self.own_keys, *self.method]
@@ -86,13 +86,17 @@ class _Checker:
                 self.check_value(self.method[key], value, key)
 
     def check_output(self) -> None:
-        output = self.config.get("output")
-        if isinstance(output, str):
-            path = Path(output).absolute()
+        output, limit = self.config.get("output"), self.config.get("limit")
+        if isinstance(output, str | int | float):  # YAML reads 7 as a number, the parser as a name
+            path = Path(str(output)).absolute()
             there = next(parent for parent in path.parents if parent.exists())
             in_the_way = path.exists() and not path.is_file()  # a folder, or a device such as /dev/stdout
             if in_the_way or not there.is_dir() or not os.access(there, os.W_OK):
                 self.fail("output", f"output {output}: it cannot be written there")
+            if path.suffix.lower() not in (".parquet", ".csv"):
+                self.fail("output", f"output {output}: give a name that ends in .parquet or .csv")
+        if limit is not None and (_judge_scalar("int", limit) == "wrong" or float(limit) < 1):
+            self.fail("limit", f"limit: expected a number of rows, at least 1, found {kind(limit)}")
 
     def check_checkpoint(self, default_name: str) -> None:
         given = self.config.get("ckpt_path")
@@ -226,6 +230,14 @@ class _Checker:
         if isinstance(value, dict) and "class_path" in value:
             self.check_class(value, path)
             return "right"
+        if name in module.imported or name in module.classes:
+            try:
+                signature = read_signature(module.imported.get(name, f"{module.name}.{name}"))
+            except LookupError:
+                return "unknown"
+            if signature.is_dataclass and isinstance(value, dict):
+                self.check_group(signature, value, path)
+            return "unknown" if not signature.is_dataclass else "right" if isinstance(value, dict) else "wrong"
         return "unknown"
 
     def check_alias(self, name: str, module: Module, value: Any, path: str) -> None:

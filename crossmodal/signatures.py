@@ -31,10 +31,12 @@ class Signature:
     Args:
         annotations: By argument; None where there is none.
         is_open: It may take more than could be read.
+        is_dataclass: It is given as keys and values, not by the name of a class.
     """
 
     annotations: dict[str, Annotation]
     is_open: bool
+    is_dataclass: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,10 @@ def _signature_of(module: Module, node: ast.ClassDef, method: str) -> Signature:
                 if key not in own
             }
             return Signature({**own, **passed_on}, inherited.is_open)
+    if "dataclass" in {ast.unparse(decorator).partition("(")[0] for decorator in node.decorator_list}:
+        fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
+        annotations = {ast.unparse(one.target): Annotation(one.annotation, module, one.value is None) for one in fields}
+        return Signature(annotations, is_open=False, is_dataclass=True)
     return _inherited(module, node, method)
 
 

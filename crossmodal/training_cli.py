@@ -9,13 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from jsonargparse.typing import PositiveInt
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, ProgressBar, RichProgressBar
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from crossmodal.callbacks import Interrupted, MissedValidation, PredictionWriter, SaveLast
+from crossmodal.callbacks import DataWait, Interrupted, MissedValidation, SaveLast
 from crossmodal.checkpoints import (
     AtomicCheckpointIO,
     CheckpointMismatchError,
@@ -26,19 +27,14 @@ from crossmodal.checkpoints import (
 )
 from crossmodal.console import EpochLines, is_terminal, print_figures, tame_chatter
 from crossmodal.errors import TRACEBACK, place_in_own_code, refuse, say_how_to_go_on
-from crossmodal.module import CrossModalModule
-from crossmodal.parser import Parser
+from crossmodal.experiment_cli import MISTAKES, ExperimentCLI
+from crossmodal.predictions import predict
 from crossmodal.run_folder import RunFolder, checkpoint_to_evaluate, run_to_go_on_with
 from crossmodal.run_logger import RunLogger
-from datamodules.paired import PairedDataModule
-from experts.base import Expert
-
-# what a user's mistake raises; anything else is ours, and shows its traceback
-MISTAKES = (ValueError, OSError, MisconfigurationException)
 
 
-class TrainingCLI(LightningCLI):
-    """One experiment from its YAML: experts, data, model, trainer."""
+class TrainingCLI(ExperimentCLI):
+    """An experiment with its trainer and its run."""
 
     def __init__(self) -> None:
         self.run_folder: RunFolder | None = None
@@ -46,32 +42,16 @@ class TrainingCLI(LightningCLI):
         self._checkpoint_step = 0
         self._lock: IO[str] | None = None
         try:
-            super().__init__(
-                CrossModalModule,
-                PairedDataModule,
-                subclass_mode_data=True,
-                parser_class=Parser,
-                save_config_callback=None,
-                seed_everything_default=0,
-                auto_configure_optimizers=False,
-                trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
-            )
+            super().__init__()
         except MISTAKES:
             self._remove_refused_run()
             raise
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the keys that stand beside model, data and trainer, and link them."""
-        parser.add_argument("--experts", type=dict[str, Expert], required=True, help="An expert for each modality.")
-        parser.add_argument("--name", type=str | None, help="Of the experiment; by default the file's name.")
-        parser.add_argument("--runs", type=str, default="runs", help="The folder of all runs.")
-        parser.link_arguments("experts", "model.experts")
-        parser.link_arguments("data.outputs", "model.outputs", apply_on="instantiate")
-
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
-            parser.add_argument("--output", type=str | None, help="Parquet file; by default in the run's folder.")
+            parser.add_argument("--output", type=str | None, help=".parquet or .csv; by default in the run's folder.")
+            parser.add_argument("--limit", type=PositiveInt | None, help="Only so many rows, the first.")
         return parser
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -79,10 +59,6 @@ class TrainingCLI(LightningCLI):
             super()._run_subcommand(subcommand)
         except CheckpointMismatchError as error:
             raise ValueError(f"{self.settings.ckpt_path} does not fit: {error}") from error
-
-    def _parse_ckpt_path(self) -> None:
-        # Lightning would let the checkpoint's settings override the configuration, without a word
-        return
 
     def _remove_refused_run(self) -> None:
         """Remove the folder of a run that took no step: it would be the newest, which `last` goes on with."""
@@ -98,22 +74,14 @@ class TrainingCLI(LightningCLI):
                 print(f"removed: {self._new_folder.path}, which took no step", flush=True)
 
     @property
-    def settings(self) -> Any:
-        """The subcommand's part of the configuration."""
-        return self.config[self.subcommand]
-
-    @property
     def is_trial(self) -> bool:
         """Whether this is a `fast_dev_run`, which leaves nothing."""
         return bool(self._get(self.config, "trainer").fast_dev_run)
 
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint and the run's folder."""
-        settings = self.settings
-        if settings.name is None:
-            files = [Path(str(path)) for path in settings.config or []]
-            settings.name = files[-1].stem if files else "experiment"
-        settings.ckpt_path = self._find_checkpoint(settings)
+        super().before_instantiate_classes()
+        self.settings.ckpt_path = self._find_checkpoint(self.settings)
 
     def _find_checkpoint(self, settings: Any) -> str | None:
         given: str | None = settings.ckpt_path
@@ -145,20 +113,17 @@ class TrainingCLI(LightningCLI):
         return bool(run.path.resolve().parent == parent.resolve())
 
     def instantiate_classes(self) -> None:
-        """Build data and model once; the experts live in the model, their transforms go to the data."""
-        config = self.config.clone()
-        del config[self.subcommand]["experts"]
-        self.config_init = self.parser.instantiate_classes(config)
-        self.datamodule = self._get(self.config_init, "data")
-        self.model = self._get(self.config_init, "model")
-        self.datamodule.connect({modality: expert.transform for modality, expert in self.model.experts.items()})
+        """Build data, model and trainer."""
+        super().instantiate_classes()
         self.trainer = self.instantiate_trainer()
+        if self.datamodule.quarantine is not None and self.run_folder is not None and not self.is_trial:
+            self.datamodule.quarantine.list_in(self.run_folder.path / "quarantine.jsonl")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the run's loggers, callbacks and checkpoints."""
         settings = self._get(self.config_init, "trainer")
         callbacks = _as_list(settings.callbacks)
-        own: list[Callback] = [RandomState()]
+        own: list[Callback] = [RandomState(), DataWait()]
         if settings.enable_progress_bar is None and not any(isinstance(one, ProgressBar) for one in callbacks):
             own.append(RichProgressBar() if is_terminal() else EpochLines())
             kwargs["enable_progress_bar"] = is_terminal()
@@ -244,6 +209,8 @@ class TrainingCLI(LightningCLI):
             "seconds/fit": round(fit_seconds, 3),
             "seconds/encode": round(self.model.seconds_encoding, 3),
         }
+        if self.datamodule.quarantine is not None:
+            figures |= self.datamodule.quarantine.counts
         path = self.run_folder.write("metrics.json", figures)
         print_figures(figures, {"checkpoints": path.parent / "checkpoints", "figures": path})
 
@@ -283,13 +250,9 @@ class TrainingCLI(LightningCLI):
         """Write a checkpoint's predictions."""
         assert self.run_folder is not None
         path = Path(self.settings.output or self.run_folder.path / "predictions.parquet")
-        names = {
-            task: [f"{head.reported}/{name}" for name in self.model.outputs[task]] for task, head in self.model.heads
-        }
-        writer = PredictionWriter(path, names)
-        self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
-        self.trainer.predict(**{**kwargs, "return_predictions": False, "weights_only": True})
-        print(f"{writer.rows:,} predictions in {path}")
+        settings = self._parser("predict").dump(self.settings, skip_none=False)
+        checkpoint, limit = Path(kwargs["ckpt_path"]), self.settings.limit
+        predict(self.trainer, self.model, self.datamodule, path, checkpoint, settings=settings, limit=limit)
 
 
 def _as_list(value: Any) -> list[Any]:

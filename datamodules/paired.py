@@ -13,9 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 from pytorch_lightning import LightningDataModule
 
-from datamodules.rows import EpochBatches, PairedDataset, PairedRows, ResumableLoader
+from datamodules.faults import Fault, Quarantine
+from datamodules.loading import EpochBatches, ResumableLoader
+from datamodules.rows import PairedDataset, PairedRows
 from datamodules.sources import InputTransform, RawReader, Reader
 
 Split = Literal["train", "val", "test", "predict"]
@@ -26,6 +29,7 @@ class _State:
     transforms: dict[str, InputTransform] = field(default_factory=dict)
     rows: dict[Split, PairedRows] = field(default_factory=dict)
     readers: dict[Split, dict[str, Reader]] = field(default_factory=dict)
+    dropout: dict[str, float] = field(default_factory=dict)
     train_loader: ResumableLoader | None = None
     resumed: dict[str, int] | None = None
 
@@ -47,12 +51,18 @@ class PairedDataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.quarantine: Quarantine | None = None  # takes rows that cannot be used; without one they end the run
         self._paired = _State()
 
     @property
     @abstractmethod
     def outputs(self) -> dict[str, list[str]]:
         """Per task the names of what a head gives: the classes, the labels, or the quantities."""
+
+    @property
+    def class_weights(self) -> dict[str, list[float]]:
+        """Per task the weight of each output in the loss, where they are not equal."""
+        return {}
 
     @abstractmethod
     def load(self, split: Split) -> PairedRows | None:
@@ -61,6 +71,23 @@ class PairedDataModule(LightningDataModule, ABC):
     def connect(self, transforms: Mapping[str, InputTransform]) -> None:
         """Take each modality's transform; modalities without an expert are not read."""
         self._paired.transforms = dict(transforms)
+
+    @property
+    def transforms(self) -> dict[str, InputTransform]:
+        """Each modality's transform, once it is connected."""
+        return self._paired.transforms
+
+    def drop_modalities(self, rates: Mapping[str, float]) -> None:
+        """Let training rows lack modalities that they have, at a rate for each."""
+        self._paired.dropout = dict(rates)
+
+    def leave_out(self, split: Split, modality: str, faults: Mapping[int, Fault]) -> None:
+        """Put the rows that have one of these inputs, by position, into quarantine."""
+        rows = self.rows(split)
+        assert rows is not None
+        assert self.quarantine is not None
+        found = rows.faults_of(faults, np.arange(len(rows)), rows.index[modality])
+        self.quarantine.add(found.values(), split=split, num_rows=len(rows))
 
     def rows(self, split: Split) -> PairedRows | None:
         """Return a split's rows; they are loaded once.
@@ -82,6 +109,12 @@ class PairedDataModule(LightningDataModule, ABC):
             self._paired.rows[split] = rows
         return self._paired.rows[split]
 
+    def limit(self, split: Split, count: int) -> None:
+        """Keep only a split's first rows; the inputs of others are not read."""
+        rows = self.rows(split)
+        if rows is not None and count < len(rows):
+            self._paired.rows[split] = rows.select(np.arange(count))
+
     def readers(self, split: Split) -> dict[str, Reader]:
         """Return the split's readers by modality. They may be replaced, as the feature store does."""
         if split not in self._paired.readers:
@@ -101,7 +134,16 @@ class PairedDataModule(LightningDataModule, ABC):
         # another `seed_everything` gives another order, but the same rows to validate on
         seed = zlib.crc32(f"{self.seed} {os.environ.get('PL_GLOBAL_SEED', 0)}".encode())
         batches = EpochBatches(len(rows), batch_size=self.batch_size, shuffle=split == "train", seed=seed)
-        return ResumableLoader(PairedDataset(rows, self.readers(split)), batches, num_workers=self.num_workers)
+        dropout = self._paired.dropout if split == "train" else {}
+        dataset = PairedDataset(rows, self.readers(split), dropout)
+        quarantine, num_rows = self.quarantine, len(rows)
+        leave_out = None
+        if quarantine is not None:
+
+            def leave_out(faults: list[Fault]) -> None:
+                quarantine.add(faults, split=split, num_rows=num_rows)
+
+        return ResumableLoader(dataset, batches, num_workers=self.num_workers, leave_out=leave_out)
 
     def train_dataloader(self) -> ResumableLoader:
         """Return the training split, shuffled; after a checkpoint was loaded, from its next batch on."""

@@ -5,15 +5,32 @@ from __future__ import annotations
 import hashlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from datamodules.decoding import decode_image, read_file
+from datamodules.faults import Fault, InputError
+
 KEY_BYTES = 16
+T = TypeVar("T")
+
+
+class UnreadableInputsError(ValueError):
+    """Inputs of one modality that cannot be used.
+
+    Args:
+        faults: By position in the source, at least one.
+    """
+
+    def __init__(self, faults: Mapping[int, Fault]) -> None:
+        first = next(iter(faults.values()))
+        super().__init__(f"cannot read {first}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""))
+        self.faults = faults
 
 
 class Source(ABC):
@@ -34,11 +51,53 @@ class Source(ABC):
     def content(self, position: int) -> bytes:
         """Return the bytes that make the input what it is: all that `load` reads, and what it is told to do."""
 
+    def fault(self, position: int, error: Exception) -> Fault:
+        """Say what is wrong with an input that cannot be used."""
+        kind = error.kind if isinstance(error, InputError) else "not usable"
+        return Fault(kind, str(error), value=self.name(position))
+
     def keys(self, positions: NDArray[np.int64]) -> NDArray[np.bytes_]:
-        """Hash the content of inputs: 16 bytes each, equal where the content is and is loaded by the same code."""
+        """Hash the content of inputs: 16 bytes each, equal where the content is and is loaded by the same code.
+
+        Raises:
+            UnreadableInputsError: There are inputs whose content cannot be read.
+        """
         code = _code_of(type(self).load)
-        digests = (hashlib.blake2b(self.content(int(p)), digest_size=KEY_BYTES, key=code).digest() for p in positions)
-        return np.fromiter(digests, dtype=f"S{KEY_BYTES}", count=len(positions))
+
+        def digest(position: int) -> bytes:
+            return hashlib.blake2b(self.content(position), digest_size=KEY_BYTES, key=code).digest()
+
+        return np.array(_for_each(digest, self, positions), dtype=f"S{KEY_BYTES}")
+
+
+def _for_each(function: Callable[[int], T], source: Source, positions: NDArray[np.int64]) -> list[T]:
+    """Call a function with each position; whatever cannot be read is told of at once."""
+    results: list[T] = []
+    errors: dict[int, Exception] = {}
+    for position in positions.tolist():
+        try:
+            results.append(function(position))
+        except (OSError, ValueError) as error:
+            errors[position] = error
+    if errors:
+        faults = {position: source.fault(position, error) for position, error in errors.items()}
+        raise UnreadableInputsError(faults) from next(iter(errors.values()))
+    return results
+
+
+def read_usable(
+    read: Callable[[NDArray[np.int64]], T], positions: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], T | None, Mapping[int, Fault]]:
+    """Read what can be read of these positions.
+
+    Returns:
+        The positions that were read, what was read of them (None of no position), and the others' faults.
+    """
+    try:
+        return positions, read(positions), {}
+    except UnreadableInputsError as error:
+        usable = positions[~np.isin(positions, list(error.faults))]
+        return usable, read(usable) if len(usable) else None, error.faults
 
 
 def _code_of(load: Any) -> bytes:
@@ -62,9 +121,7 @@ class ImageFiles(Source):
 
     def load(self, position: int) -> Image.Image:
         """Open one picture."""
-        with Image.open(self.paths[position]) as image:
-            image.load()
-            return image
+        return decode_image(self.content(position))
 
     def name(self, position: int) -> str:
         """Return the path."""
@@ -72,7 +129,7 @@ class ImageFiles(Source):
 
     def content(self, position: int) -> bytes:
         """Return the file's bytes."""
-        return self.paths[position].read_bytes()
+        return read_file(self.paths[position])
 
 
 class Texts(Source):
@@ -134,13 +191,10 @@ class RawReader:
         """Load, transform and collate.
 
         Raises:
-            ValueError: An input cannot be read; the message names it and the cause.
+            UnreadableInputsError: There are inputs that cannot be read.
         """
-        return self.transform.collate([self._item(int(position)) for position in positions])
+        return self.transform.collate(_for_each(self.item, self.source, positions))
 
-    def _item(self, position: int) -> Any:
-        try:
-            return self.transform(self.source.load(position))
-        # Pillow calls a broken PNG a SyntaxError
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"cannot read {self.source.name(position)}: {error}") from error
+    def item(self, position: int) -> Any:
+        """Load and transform one input."""
+        return self.transform(self.source.load(position))

@@ -10,7 +10,7 @@ import inspect
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -61,7 +61,12 @@ class ExpertTokens:
 
 
 class Transform(Protocol):
-    """From a raw input to what an expert's ``forward`` takes; knows no weights, so it travels to workers."""
+    """From a raw input to what an expert's ``forward`` takes; knows no weights, so it travels to workers.
+
+    A transform may also have a method ``complaint(raw) -> tuple[str, str] | None``: what of a usable raw input is
+    lost, as its kind and its cause, such as `("text too long", "300 word pieces, cut to 256")`, or None if nothing.
+    What is not usable at all is refused with a ValueError by `__call__`.
+    """
 
     def __call__(self, raw: Any) -> Any:
         """Transform one raw input."""
@@ -116,7 +121,9 @@ class Expert(nn.Module, ABC):
             self._weights_digest = _digest_of_state(whole.state_dict())
             # strides and the like are in no state; what Python adds of addresses differs from run to run
             layers = re.sub(r" at 0x[0-9a-f]+", "", repr(whole))
-            self._layers_digest = _hash({"layers": layers, "buffers": _digest_of_state(dict(whole.named_buffers()))})
+            self._layers_digest = digest_of(
+                {"layers": layers, "buffers": _digest_of_state(dict(whole.named_buffers()))}
+            )
             self.network.requires_grad_(False)
             cast(self.network, self.dtype)
 
@@ -135,10 +142,33 @@ class Expert(nn.Module, ABC):
         is_random = self.transform.for_evaluation is not self.transform
         return "its inputs are transformed at random" if is_random else None
 
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether `learn_statistics` must come before the first input is encoded."""
+        return False
+
+    def learn_statistics(self, batches: Iterable[Any]) -> None:
+        """Learn what the training split's inputs are like, before anything else is learned; by default nothing.
+
+        What is learned are persistent buffers of a fixed shape, so that a checkpoint brings them back.
+
+        Args:
+            batches: Of distinct inputs of the training split, each what `forward` takes.
+        """
+
     def forward(self, inputs: Any) -> ExpertTokens:
-        """Turn collated inputs, or tokens made earlier, into tokens: one row for each of the U inputs."""
+        """Turn collated inputs, or tokens made earlier, into tokens: one row for each of the U inputs.
+
+        Raises:
+            ValueError: Statistics of the training split are needed, and were never learned.
+        """
         if isinstance(inputs, ExpertTokens):
             return inputs
+        if self.needs_statistics:
+            raise ValueError(
+                f"{type(self).__name__} has no statistics of the training split (none was read, or none of its rows "
+                "has this input): train first, or give a checkpoint (--ckpt_path)"
+            )
         if not self.frozen:
             return self.encode(inputs)
         with torch.no_grad():
@@ -202,7 +232,7 @@ class Expert(nn.Module, ABC):
         parts = {"precision": precision or self.precision, **own, **self.describe()}
         if parts["precision"] != "float32":
             parts["rounding"] = ROUNDING
-        return _hash(parts)
+        return digest_of(parts)
 
     def identity(self) -> str:
         """Hash weights, transform and settings: 32 hexadecimal digits.
@@ -211,7 +241,7 @@ class Expert(nn.Module, ABC):
         """
         parts = {key: value for key, value in self.describe().items() if key != "source"}
         own = {name: value for name, value in self.state_dict().items() if not name.startswith("network.")}
-        return _hash({"weights": self._weights_digest, "own": _digest_of_state(own), **parts})
+        return digest_of({"weights": self._weights_digest, "own": _digest_of_state(own), **parts})
 
 
 @contextmanager
@@ -228,7 +258,8 @@ def drawn_weights(*, fixed: bool) -> Iterator[None]:
         yield
 
 
-def _hash(parts: dict[str, Any]) -> str:
+def digest_of(parts: dict[str, Any]) -> str:
+    """Hash what JSON can hold: 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -46,6 +46,12 @@ class TextTransform:
         )
         return dict(encoded)
 
+    def complaint(self, raw: str) -> tuple[str, str] | None:
+        """Tell of a text that is cut."""
+        count = len(self.tokenizer(raw, verbose=False)["input_ids"])
+        cut = ("text too long", f"{count} word pieces, cut to {self.max_length}")
+        return cut if count > self.max_length else None
+
     @property
     def for_evaluation(self) -> TextTransform:
         """Itself: tokenization has no chance in it."""

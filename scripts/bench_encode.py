@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from crossmodal.encoding import encode_in_batches, num_encode_workers
+from crossmodal.encoder import encode_in_batches, num_encode_workers
 from crossmodal.feature_store import FeatureStore
 from crossmodal.memory import kept_memory
 from datamodules.easy_vqa import EasyVQA
@@ -79,7 +79,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 writer = FeatureStore(Path(folder)).writer(name, {})
                 done = 0
-                for batch, tokens in encode_in_batches(
+                for batch in encode_in_batches(
                     experts[name],
                     reader,
                     positions,
@@ -87,8 +87,9 @@ def main() -> None:
                     device=torch.device("cpu"),
                     num_workers=num_encode_workers(None, len(pixels)),
                 ):
-                    writer.add(keys[done : done + len(batch)], tokens)
-                    done += len(batch)
+                    assert batch.tokens is not None
+                    writer.add(keys[done : done + len(batch.positions)], batch.tokens)
+                    done += len(batch.positions)
                 writer.flush()
 
         return run

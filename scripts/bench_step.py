@@ -27,8 +27,8 @@ from crossmodal.module import CrossModalModule
 from crossmodal.optimization import parameter_groups
 from crossmodal.training_cli import TrainingCLI
 from datamodules.batch import PairedBatch
+from datamodules.loading import EpochBatches
 from datamodules.paired import PairedDataModule
-from datamodules.rows import EpochBatches
 from experts.base import ExpertTokens
 
 

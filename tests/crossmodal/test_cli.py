@@ -33,8 +33,8 @@ def script(
     return subprocess.run([*before, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
-def succeed(crossmodal: Zygote, *arguments: object, cwd: Path) -> str:
-    status, output = crossmodal.run(*arguments, cwd=cwd)
+def succeed(crossmodal: Zygote, *arguments: object, cwd: Path, **env: str) -> str:
+    status, output = crossmodal.run(*arguments, cwd=cwd, **env)
     assert status == 0, output
     assert "Traceback" not in output
     return output
@@ -85,6 +85,8 @@ def test_torch_is_not_imported(arguments: list[str], tmp_path: Path) -> None:
         (["test", "--config", DOTS], "crossmodal test needs --ckpt_path"),
         (["predict", "--config", DOTS, "--ckpt_path", "best"], "no best checkpoint of 'dots' in runs; fit it first"),
         (["predict", "--config", DOTS, "--output", DOTS / "x"], "it cannot be written there"),
+        (["predict", "--config", DOTS, "--output", "p.json"], "p.json: give a name that ends in .parquet or .csv"),
+        (["predict", "--config", DOTS, "--limit", "0"], "limit: expected a number of rows, at least 1, found int 0"),
         (["fit", "--name", "x"], "missing experts, data, model"),
         (["fits"], "no command 'fits'"),
     ],
@@ -359,13 +361,13 @@ def test_predictions(crossmodal: Zygote, fitted: Path, output: str | None) -> No
     assert f"{path}\n" in printed
     table = pq.read_table(fitted / path)
     colours = ["red", "green", "blue", "white"]
-    assert table.column_names == ["id", "prediction", *(f"probability/{colour}" for colour in colours)]
+    assert table.column_names == ["id", "prediction", "modalities", *(f"probability/{colour}" for colour in colours)]
     assert table["id"].to_pylist() == [f"test/{row}" for row in range(64)]
     for row in table.to_pylist():
         probabilities = {colour: row[f"probability/{colour}"] for colour in colours}
         assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
         assert row["prediction"] == max(probabilities, key=probabilities.__getitem__)
-    assert not list((fitted / path).parent.glob(".*.tmp"))
+    assert not list((fitted / path).parent.glob(".*.parts"))
 
 
 @pytest.mark.parametrize(

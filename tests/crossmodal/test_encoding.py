@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from crossmodal.encoding import Encoded, StoredReader, encode_in_batches, num_encode_workers, store_tokens
+from crossmodal.encoder import encode_in_batches, num_encode_workers
+from crossmodal.encoding import Encoded, StoredReader, store_tokens
 from crossmodal.feature_files import entries, shard_paths
 from crossmodal.feature_store import FeatureStore
 from crossmodal.memory import kept_memory
@@ -131,8 +132,8 @@ def test_workers_encode_the_same_in_order(experts: dict[str, Expert], num_worker
         reader = RawReader(rows.sources[modality], expert.transform)
         expected = expert(reader.read(positions))
         found = list(encode_in_batches(expert, reader, positions, batch_size=4, device=CPU, num_workers=num_workers))
-        assert np.array_equal(np.concatenate([batch for batch, _ in found]), positions)
-        tokens_UND = torch.cat([tokens.tokens_BND for _, tokens in found])
+        assert np.array_equal(np.concatenate([batch.positions for batch in found]), positions)
+        tokens_UND = torch.cat([batch.tokens.tokens_BND for batch in found if batch.tokens is not None])
         # another batch size may add in another order
         assert torch.allclose(tokens_UND, expected.tokens_BND, atol=1e-5)
 
@@ -193,7 +194,7 @@ def test_an_input_that_cannot_be_read_is_named(tmp_path: Path, num_workers: int)
     (tmp_path / "bad.png").write_text("no picture")
     expert = image_expert()
     reader = RawReader(ImageFiles([tmp_path / "bad.png"]), expert.transform)
-    with pytest.raises(ValueError, match=r"^cannot read .*/bad.png: cannot identify image file"):
+    with pytest.raises(ValueError, match=r"^cannot read .*/bad.png: is no picture that Pillow knows"):
         list(encode_in_batches(expert, reader, np.arange(1), batch_size=1, device=CPU, num_workers=num_workers))
 
 

@@ -344,12 +344,34 @@ def test_what_is_accepted_the_parser_accepts(crossmodal: Zygote, tmp_path: Path)
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_a_checkpoint_that_is_there(command: str) -> None:
     Path("some.ckpt").write_bytes(b"")
-    accepted(DOTS, "--ckpt_path", "some.ckpt", *(["--output", "x"] if command == "predict" else []), command=command)
+    accepted(
+        DOTS, "--ckpt_path", "some.ckpt", *(["--output", "x.csv"] if command == "predict" else []), command=command
+    )
     if command == "predict":  # what is there and no file would be replaced
         message = refusal(DOTS, "--ckpt_path", "some.ckpt", "--output", "/dev/null", command=command)
         assert message == "the command line: output /dev/null: it cannot be written there"
     message = refusal(DOTS, "--ckpt_path", "other.ckpt", command=command)
     assert message == "the command line: ckpt_path other.ckpt: no such file"
+
+
+@pytest.mark.parametrize("output", ["x", "x.json", "7", "1.5", "x.csv.gz"])
+def test_an_output_of_another_kind(output: str) -> None:
+    message = refusal(DOTS, "--ckpt_path", "some.ckpt", "--output", output, command="predict")
+    assert message == f"the command line: output {output}: give a name that ends in .parquet or .csv"
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "1.5", "many", "true", "[1]"])
+def test_a_limit_that_is_no_number_of_rows(limit: str) -> None:
+    message = refusal(DOTS, "--ckpt_path", "some.ckpt", "--limit", limit, command="predict")
+    assert message.startswith("the command line: limit: expected a number of rows, at least 1, found ")
+    assert "unknown key 'limit'" in refusal(DOTS, "--limit", limit)
+
+
+def test_output_and_limit() -> None:
+    Path("some.ckpt").write_bytes(b"")
+    for output in ("x.csv", "new/x.PARQUET", "7.csv"):
+        accepted(DOTS, "--ckpt_path", "some.ckpt", "--output", output, "--limit", "1", command="predict")
+    accepted("limit: null\noutput: null\n" + DOTS, "--ckpt_path", "some.ckpt", command="predict")
 
 
 def test_a_later_file_wins() -> None:

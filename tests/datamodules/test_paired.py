@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.batch import ABSENT, PairedBatch, gather_rows
+from datamodules.loading import BatchLoader, EpochBatches, ResumableLoader
 from datamodules.paired import PairedDataModule, Split
-from datamodules.rows import BatchLoader, EpochBatches, NumberedIds, PairedDataset, PairedRows, ResumableLoader
+from datamodules.rows import NumberedIds, PairedDataset, PairedRows
 from datamodules.sources import ImageFiles, RawReader, Source, Texts
 from datamodules.synthetic import Dots
 
@@ -257,7 +258,7 @@ class Damaged(Squares):
 def test_any_kind_of_value_error_comes_from_a_worker(num_workers: int) -> None:
     paired, _ = dataset(range(3), 3)
     reader = RawReader(paired.rows.sources["number"], Damaged())
-    batches = BatchLoader(reader.read, [np.arange(3)], num_workers=num_workers)
+    batches = BatchLoader(lambda rows, _: reader.read(rows), [np.arange(3)], num_workers=num_workers)
     with pytest.raises(ValueError, match="shard is damaged"):
         list(batches)
     del batches
@@ -274,7 +275,7 @@ def test_an_input_that_cannot_be_read_is_named(tmp_path: Path, num_workers: int)
     )
     paired = PairedDataset(rows, {"image": RawReader(rows.sources["image"], Pixels())})
     bad = ResumableLoader(paired, EpochBatches(1, batch_size=1, shuffle=False, seed=0), num_workers=num_workers)
-    with pytest.raises(ValueError, match=r"^cannot read .*bad.png: cannot identify"):
+    with pytest.raises(ValueError, match=r"^cannot read only: .*bad.png: is empty"):
         list(bad)
     del bad
     gc.collect()  # here, where the complaint is expected
@@ -377,8 +378,8 @@ def picture(path: Path, *, damage: str = "") -> Path:
         ("truncated", "truncated"),
         ("truncated in a chunk's name", "broken PNG"),
         ("a damaged chunk", "broken PNG"),
-        ("empty", "cannot identify"),
-        ("missing", "No such file"),
+        ("empty", "is empty"),
+        ("missing", "no such file"),
     ],
 )
 def test_error_names_the_file_and_the_cause(tmp_path: Path, damage: str, cause: str) -> None:
@@ -394,7 +395,7 @@ def test_error_names_the_file_and_the_cause(tmp_path: Path, damage: str, cause: 
 def test_error_names_the_picture_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = picture(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match=r"large\.png.*decompression bomb"):
+    with pytest.raises(ValueError, match=r"large\.png: has more than 1,000 pixels"):
         RawReader(ImageFiles([path]), Pixels()).read(np.array([0]))
 
 

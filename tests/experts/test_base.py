@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,58 @@ def test_a_trained_expert_has_no_fingerprint() -> None:
     assert expert.why_not_stored() == "it is trained"
     assert image_expert().why_not_stored() is None
     assert "at random" in str(image_expert(augment=True).why_not_stored())
+
+
+class Centred(TinyExpert):
+    """Takes the training split's mean away."""
+
+    def __init__(self) -> None:
+        super().__init__(freeze=False)
+        self.mean: Tensor
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def needs_statistics(self) -> bool:
+        return not self.count
+
+    def learn_statistics(self, batches: Iterable[Tensor]) -> None:
+        values = torch.cat([batch.flatten() for batch in batches]).float()
+        self.mean.copy_(values.mean())
+        self.count.fill_(len(values))
+
+    def encode(self, inputs: Tensor) -> ExpertTokens:
+        return super().encode(inputs - self.mean)
+
+
+def test_an_expert_without_its_statistics_does_not_encode() -> None:
+    expert = Centred()
+    tokens = ExpertTokens(torch.zeros(2, 1, 8), torch.ones(2, 1, dtype=torch.bool))
+    assert expert(tokens) is tokens
+    with pytest.raises(ValueError, match=r"Centred has no statistics of the training split.* \(--ckpt_path\)$"):
+        expert(PIXELS_UCHW)
+    expert.learn_statistics(PIXELS_UCHW.split(2))
+    assert expert.mean == PIXELS_UCHW.float().mean()
+    fresh = Centred()
+    fresh.load_state_dict(expert.state_dict())
+    assert torch.equal(fresh.eval()(PIXELS_UCHW).tokens_BND, expert.eval()(PIXELS_UCHW).tokens_BND)
+
+
+def test_most_experts_need_no_statistics() -> None:
+    expert = TinyExpert()
+    before = expert.fingerprint()
+    assert not expert.needs_statistics
+    expert.learn_statistics([PIXELS_UCHW])
+    assert expert.fingerprint() == before
+
+
+def test_a_text_that_is_cut_is_told() -> None:
+    transform = text_expert(max_length=8).transform
+    assert transform.complaint("two words " * 3) is None  # and two marks
+    assert transform.complaint("two words " * 3 + "more") == ("text too long", "9 word pieces, cut to 8")
+    before = transform.collate(["a text"])
+    transform.complaint("word " * 2000)
+    assert all(torch.equal(value, before[name]) for name, value in transform.collate(["a text"]).items())
 
 
 @pytest.mark.parametrize("build", [image_expert, text_expert])

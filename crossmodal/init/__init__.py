@@ -1,0 +1,1 @@
+"""What `crossmodal init` finds in data, and the experiment that it proposes. Imports no torch."""

@@ -1,0 +1,104 @@
+"""What must be known of the data before training: whether targets can be learned, priors, weights, statistics.
+
+Legend: R rows of a split, U distinct inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from crossmodal.encoder import in_batches
+from crossmodal.heads import Head
+from datamodules.paired import PairedDataModule, Split
+from datamodules.sources import RawReader, read_usable
+from experts.base import Expert
+
+MOST_INPUTS = 100_000  # that statistics are taken of; more would not change them
+
+
+def check_targets(data: PairedDataModule, heads: Iterable[tuple[str, Head]], splits: Iterable[Split]) -> None:
+    """Refuse targets that would end training in the middle, or spoil it.
+
+    Raises:
+        ValueError: The message names the row.
+    """
+    heads = list(heads)
+    for split in splits:
+        rows = data.rows(split)
+        for task, head in heads:
+            if rows is None or task not in rows.targets:
+                continue
+            targets = rows.targets[task]
+            try:
+                valid_R = head.valid(targets)
+            except ValueError as error:
+                raise ValueError(f"the {split} split of {type(data).__name__}, task {task!r}: {error}") from error
+            if not valid_R.all():
+                row = int(valid_R.int().argmin())
+                raise ValueError(
+                    f"row {rows.ids[row]}: the target of {task!r} is {targets[row].tolist()}, not {head.expects}"
+                )
+
+
+def weigh_classes(data: PairedDataModule, heads: Iterable[tuple[str, Head]]) -> None:
+    """Give each head the weights that the data wants for its classes."""
+    weights = data.class_weights
+    for task, head in heads:
+        if task in weights:
+            head.weigh(torch.tensor(weights[task]))
+
+
+def learn_priors(data: PairedDataModule, heads: Iterable[tuple[str, Head]]) -> None:
+    """Let each head know how often the training split has which target."""
+    rows = data.rows("train")
+    for task, head in heads:
+        if rows is not None and task in rows.targets:
+            head.learn_prior(rows.targets[task])
+
+
+def learn_statistics(data: PairedDataModule, experts: Mapping[str, Expert], *, batch_size: int) -> None:
+    """Let experts that need it look at the training split's inputs; of very many, at some throughout."""
+    rows = data.rows("train")
+    for modality, expert in experts.items():
+        if rows is None or not expert.needs_statistics:
+            continue
+        positions = rows.used(modality)
+        step = -(-len(positions) // MOST_INPUTS) or 1
+        expert.learn_statistics(_batches(data, modality, in_batches(positions[::step], batch_size)))
+
+
+def _batches(data: PairedDataModule, modality: str, batches: Iterable[np.ndarray[Any, Any]]) -> Iterator[Any]:
+    rows = data.rows("train")
+    assert rows is not None
+    reader = RawReader(rows.sources[modality], data.transforms[modality].for_evaluation)
+    for positions in batches:
+        if data.quarantine is None:
+            yield reader.read(positions)
+            continue
+        usable, inputs, faults = read_usable(reader.read, positions)
+        if faults:
+            data.leave_out("train", modality, faults)
+        if len(usable):
+            yield inputs
+
+
+def dropout_rates(rates: float | Mapping[str, float], modalities: Iterable[str]) -> dict[str, float]:
+    """Return the rate of each modality.
+
+    Raises:
+        ValueError: A rate is no share below 1, or of no modality.
+    """
+    modalities = list(modalities)
+    by_name = dict.fromkeys(modalities, rates) if isinstance(rates, int | float) else dict(rates)
+    for modality, rate in by_name.items():
+        if modality not in modalities:
+            raise ValueError(
+                f"model.modality_dropout.{modality}: there is no such expert; there are {', '.join(modalities)}"
+            )
+        if not 0 <= rate < 1:
+            raise ValueError(f"model.modality_dropout: {modality}: it is a share below 1, not {rate}")
+    return by_name

@@ -1,0 +1,143 @@
+"""What is wrong with a row, and the rows that are left out because of it. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+SHOWN_CHARACTERS = 80
+
+
+class InputError(ValueError):
+    """An input cannot be used.
+
+    Args:
+        kind: One of a few words, by which faults are counted, such as `missing file`.
+        cause: What is wrong, in words.
+    """
+
+    def __init__(self, kind: str, cause: str) -> None:
+        super().__init__(cause)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str]]:
+        return InputError, (self.kind, str(self))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with one row.
+
+    Args:
+        kind: By which faults are counted, such as `missing file`.
+        cause: What is wrong, in words.
+        row: The row's name.
+        column: Where in the row; empty where it is the whole row.
+        value: What stands there: a path, or the beginning of a cell.
+        split: Of the row, where it is known.
+    """
+
+    kind: str
+    cause: str
+    row: str = ""
+    column: str = ""
+    value: str = ""
+    split: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.row}, column {self.column!r}" if self.column else self.row
+        return ": ".join(part for part in (place, self.value, self.cause) if part)
+
+
+def shown(value: object) -> str:
+    """Return the beginning of a cell on one line, for a message."""
+    text = str(value).replace("\n", "\\n").replace("\r", "\\r")
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+
+
+class FaultyRowsError(ValueError):
+    """Rows that cannot be used, where that stops the run.
+
+    Args:
+        faults: All that is known of, at least one.
+    """
+
+    def __init__(self, faults: list[Fault]) -> None:
+        more = f" (and {len(faults) - 1:,} more)" if faults[1:] else ""
+        super().__init__(
+            f"{faults[0]}{more}\n  `crossmodal data check` lists every such row; data.init_args.on_error: quarantine "
+            "trains without them"
+        )
+        self.faults = faults
+
+
+class Quarantine:
+    """The rows that are left out, each counted once, and listed in a file.
+
+    Args:
+        limit: Stop where more than this share of a split's rows is left out.
+        say: Told of the first row.
+
+    Raises:
+        ValueError: The limit is no share.
+    """
+
+    def __init__(self, *, limit: float, say: Callable[[str], None] = print) -> None:
+        if not 0 <= limit <= 1:
+            raise ValueError(f"max_quarantined is a share of the rows, 0 to 1, not {limit}")
+        self.limit = limit
+        self.say = say
+        self.file: Path | None = None
+        self._faults: dict[tuple[str, str], Fault] = {}
+        self._written: set[tuple[str, str]] = set()
+
+    def add(self, faults: Iterable[Fault], *, split: str, num_rows: int) -> None:
+        """Leave rows out.
+
+        Raises:
+            ValueError: That makes too many.
+        """
+        new = [replace(fault, split=split) for fault in faults if (split, fault.row) not in self._faults]
+        if not new:
+            return
+        if not self._faults:
+            self.say(f"quarantined: {new[0]}; further rows are listed in quarantine.jsonl")
+        for fault in new:
+            self._faults.setdefault((split, fault.row), fault)
+        self._write()
+        count = self.count(split)
+        if count > self.limit * num_rows:
+            first = next(fault for (of, _), fault in self._faults.items() if of == split)
+            raise ValueError(
+                f"{count:,} of the {num_rows:,} rows of the {split} split cannot be used, more than "
+                f"data.init_args.max_quarantined ({self.limit:g}) allows; the first: {first}"
+            )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows of each split are left out, by `quarantined/SPLIT`."""
+        return {f"quarantined/{split}": self.count(split) for split in dict.fromkeys(of for of, _ in self._faults)}
+
+    def count(self, split: str) -> int:
+        """Return how many rows of a split are left out."""
+        return sum(of == split for of, _ in self._faults)
+
+    def list_in(self, file: Path) -> None:
+        """Write what there is and what will come to this file, one JSON object a line."""
+        self.file = file
+        if file.exists():
+            for line in file.read_text().splitlines():
+                record = json.loads(line)
+                self._written.add((record["split"], record["row"]))
+        self._write()
+
+    def _write(self) -> None:
+        if self.file is None:
+            return
+        if missing := [key for key in self._faults if key not in self._written]:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a") as stream:
+                stream.writelines(json.dumps(asdict(self._faults[key])) + "\n" for key in missing)
+            self._written.update(missing)
