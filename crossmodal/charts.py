@@ -9,7 +9,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 WIDTH = 460
-BAR, GAP, LABEL = 16, 6, 150  # pixels
+BAR, GAP, LABEL = 16, 6, 170  # pixels
 
 
 def bars(counts: Mapping[str, Mapping[str, int]], series: Sequence[str]) -> Markup:

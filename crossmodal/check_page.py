@@ -44,13 +44,14 @@ h3 { font-size: .95rem; margin: 0 0 .6rem; } p { margin: .3rem 0; }
 .quiet { color: var(--quiet); } .bad { color: var(--bad); } .warn { color: var(--warn); } .good { color: var(--good); }
 .verdict { font-size: 1.1rem; font-weight: 600; }
 table { border-collapse: collapse; } details table { width: 100%;
-  table-layout: fixed; }
+  min-width: 640px; table-layout: fixed; }
 th, td { padding: .35rem 1.2rem .35rem 0; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
 th { color: var(--quiet); font-weight: 600; font-size: .85rem; } tr + tr td { border-top: 1px solid var(--line); }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; overflow-wrap: normal; }
 td.w { white-space: nowrap; }
 details { margin: 0 0 .6rem; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
-summary { cursor: pointer; padding: .6rem 1rem; font-weight: 600; } details > div { padding: 0 1rem .6rem; }
+summary { cursor: pointer; padding: .6rem 1rem; font-weight: 600; }
+details > div { padding: 0 1rem .6rem; overflow-x: auto; }
 details table { font-size: .88rem; } summary .n { float: right; font-weight: 400; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(380px, 1fr)); gap: 1rem;
   align-items: start; }
@@ -151,6 +152,10 @@ def _charts(figures: dict[str, Any], check: DataCheck) -> Iterator[tuple[str, Ma
         ordered = sorted(classes.items(), key=lambda item: -sum(item[1].values()))
         more = f", the {TOP_CLASSES} most frequent of {len(ordered):,}" if len(ordered) > TOP_CLASSES else ""
         yield f"{task}: rows of each class{more}", bars(dict(ordered[:TOP_CLASSES]), splits)
+    for task, names in check.data.outputs.items():
+        if task not in figures["classes"]:
+            for number, name in enumerate(names):
+                yield name if name == task else f"{task}: {name}", _quantities(check, task, number)
     having = {
         modality: {
             split: sum(one["rows"] for one in figures["presence"][split] if modality in one["modalities"])
@@ -164,6 +169,16 @@ def _charts(figures: dict[str, Any], check: DataCheck) -> Iterator[tuple[str, Ma
     for modality, sizes in check.sizes.items():
         for name, values in sizes.values().items():
             yield f"{modality}: {name}", histogram(values)
+
+
+def _quantities(check: DataCheck, task: str, number: int) -> Markup | None:
+    """Draw one of the numbers that are to be predicted, of usable rows of all splits."""
+    values = [
+        rows.targets[task].numpy()[check.usable(split), number]
+        for split, rows in check.rows.items()
+        if task in rows.targets and rows.targets[task].ndim == 2
+    ]
+    return histogram(np.concatenate(values)) if sum(map(len, values)) else None
 
 
 def _shown(modality: str, raw: Any) -> Markup:

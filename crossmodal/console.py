@@ -26,6 +26,7 @@ CHATTER = (
     "`weights_only` was not set",
     "Loaded model weights",
     "Loading `train_dataloader`",
+    "[rank: 0] Received SIGTERM",
 )
 # said of choices that are made on purpose here
 EXPECTED_WARNINGS = (
@@ -36,6 +37,8 @@ EXPECTED_WARNINGS = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*number of training batches .* is smaller than the logging interval.*",
     ".*`_get_vc_` method.*",
+    ".*Total length of `.*` across ranks is zero.*",
+    ".*`training_step` returned `None`.*",
     ".*dirpath has changed from.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
 )

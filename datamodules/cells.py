@@ -11,8 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.audio_decoding import decode_audio
 from datamodules.columns import FILES, Column, Place, as_name, is_empty
-from datamodules.decoding import as_vectors, decode_array, decode_audio, decode_image, is_url, parse_vectors, read_file
+from datamodules.decoding import (
+    as_vectors,
+    decode_array,
+    decode_image,
+    is_url,
+    parse_vectors,
+    read_file,
+    tells_of_absence,
+)
 from datamodules.faults import Fault, InputError, shown
 from datamodules.sources import Source
 from datamodules.tables import Table
@@ -183,8 +192,11 @@ def _exists(url: str) -> bool:
 
     try:
         system, path = fsspec.core.url_to_fs(url)
-        return bool(system.exists(path))
+        system.info(path)  # its `exists` is false where a server does not answer
+    except FileNotFoundError as error:
+        return not tells_of_absence(error)
     except ImportError as error:
         raise InputError("unreadable file", str(error)) from None
     except Exception:  # each back end raises its own; reading will tell what is wrong
         return True
+    return True

@@ -145,6 +145,8 @@ def is_empty(cell: Any) -> bool:
 
 def as_name(cell: Any) -> str:
     """Return a class or category as text: 1 and 1.0 are the same, as a column with an empty cell makes 1.0 of 1."""
+    if isinstance(cell, bytes):
+        return cell.decode(errors="backslashreplace")
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 

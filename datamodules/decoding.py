@@ -1,13 +1,12 @@
-"""From the bytes of a file to a picture, sound or an array; whatever is wrong with them is an InputError.
+"""From the bytes of a file to a picture or an array; whatever is wrong with them is an InputError.
 
-Legend: T samples of sound, C channels, D numbers, N vectors.
+Legend: D numbers, N vectors.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import re
 import stat
 import warnings
 import zipfile
@@ -23,10 +22,6 @@ from datamodules.faults import InputError, shown
 MAX_BYTES = 512 * 2**20  # of a file, and of what it is decoded to: more is a mistake, or an attack
 ARRAY_SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 SHOWN_NAMES = 10
-UNKNOWN_LENGTH = 2**31 - 2**12  # and more is what programs write that stream sound into a pipe
-NO_COUNT = 2**63 - 1  # of samples, in a FLAC file that was streamed
-# libsndfile's log of a file whose samples should take more bytes than there are
-CUT_SHORT = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 def is_url(path: str) -> bool:
@@ -66,7 +61,9 @@ def _fetch(url: str) -> bytes:
     try:
         with fsspec.open(url, "rb") as file:
             content: bytes = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if not tells_of_absence(error):
+            raise InputError("unreadable file", f"{type(error.__cause__).__name__}: {error.__cause__}") from None
         raise InputError("missing file", "no such file") from None
     except ImportError as error:
         raise InputError("unreadable file", str(error)) from None
@@ -74,6 +71,12 @@ def _fetch(url: str) -> bytes:
         raise InputError("unreadable file", f"{type(error).__name__}: {error}") from None
     _require_size(len(content))
     return content
+
+
+def tells_of_absence(error: FileNotFoundError) -> bool:
+    """Return whether a file is not there; fsspec says the same of a server that does not answer."""
+    cause = error.__cause__
+    return cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410)
 
 
 def _require_size(size: int) -> None:
@@ -124,46 +127,6 @@ def _as_bytes(image: Image.Image) -> Image.Image:
     narrow = np.empty(wide.shape, np.uint8)
     np.right_shift(wide, 8 if high > 255 else 0, out=narrow, casting="unsafe")
     return Image.fromarray(narrow)
-
-
-def decode_audio(content: bytes) -> tuple[NDArray[np.float32], int]:
-    """Return samples of shape (T, C), -1 to 1, and their rate in Hz.
-
-    Raises:
-        InputError: It cannot be decoded, has no samples, or some that are no numbers.
-    """
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
-            frames, channels, rate, log = file.frames, file.channels, file.samplerate, file.extra_info
-            if frames == NO_COUNT:
-                raise InputError("undecodable", "does not say how many samples it has; convert it to a file that does")
-            if 4 * frames * channels > MAX_BYTES:
-                raise InputError("too large", f"has {frames:,} samples in {channels} channels")
-            samples = _read_samples(file)
-    except soundfile.LibsndfileError as error:
-        raise InputError("undecodable", error.error_string.strip().rstrip(".")) from error
-    if len(samples) == 0:
-        raise InputError("zero-length audio", "has no samples")
-    if (cut := CUT_SHORT.search(log)) and (claimed := int(cut[1])) < UNKNOWN_LENGTH:
-        frames = max(frames, frames * claimed // max(1, int(cut[2])))
-    if len(samples) < frames:
-        raise InputError("truncated", f"has {len(samples):,} of {frames:,} samples")
-    _require_finite(samples)
-    return samples, rate
-
-
-def _read_samples(file: Any) -> NDArray[np.float32]:
-    import soundfile
-
-    try:
-        samples: NDArray[np.float32] = file.read(dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise InputError(
-            "truncated", f"ends early, or is damaged ({error.error_string.strip().rstrip('.')})"
-        ) from error
-    return samples
 
 
 def decode_array(content: bytes, suffix: str, key: str | None = None) -> NDArray[np.float32]:
@@ -219,7 +182,7 @@ def as_vectors(value: Any) -> NDArray[np.float32]:
     _require_size(4 * array.size)
     with np.errstate(over="ignore"):
         vectors = array.astype(np.float32)
-    _require_finite(vectors)
+    require_finite(vectors)
     return vectors
 
 
@@ -248,7 +211,12 @@ def parse_vectors(text: str) -> NDArray[np.float32]:
     return as_vectors(value)
 
 
-def _require_finite(values: NDArray[np.float32]) -> None:
+def require_finite(values: NDArray[np.float32]) -> None:
+    """Refuse numbers that are none.
+
+    Raises:
+        InputError: There are such.
+    """
     if not np.isfinite(values).all():
         raise InputError("NaN or Inf", f"has {int((~np.isfinite(values)).sum()):,} numbers that are NaN or infinite")
 

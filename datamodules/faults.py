@@ -53,7 +53,7 @@ class Fault:
 
 def shown(value: object) -> str:
     """Return the beginning of a cell on one line, for a message."""
-    text = str(value).replace("\n", "\\n").replace("\r", "\\r")
+    text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in str(value)[: SHOWN_CHARACTERS + 1])
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
@@ -91,6 +91,7 @@ class Quarantine:
         self.say = say
         self.file: Path | None = None
         self._faults: dict[tuple[str, str], Fault] = {}
+        self._num_rows: dict[str, int] = {}
         self._written: set[tuple[str, str]] = set()
 
     def add(self, faults: Iterable[Fault], *, split: str, num_rows: int) -> None:
@@ -99,6 +100,7 @@ class Quarantine:
         Raises:
             ValueError: That makes too many.
         """
+        self._num_rows[split] = max(num_rows, self._num_rows.get(split, 0))  # what is left has fewer
         new = [replace(fault, split=split) for fault in faults if (split, fault.row) not in self._faults]
         if not new:
             return
@@ -107,7 +109,7 @@ class Quarantine:
         for fault in new:
             self._faults.setdefault((split, fault.row), fault)
         self._write()
-        count = self.count(split)
+        count, num_rows = self.count(split), self._num_rows[split]
         if count > self.limit * num_rows:
             first = next(fault for (of, _), fault in self._faults.items() if of == split)
             raise ValueError(

@@ -22,7 +22,7 @@ CONTRACTS = {
     "experts.base",
     *(
         f"datamodules.{name}"
-        for name in ("batch", "checking", "faults", "loading", "paired", "rows", "sources", "tables")
+        for name in ("batch", "checking", "columns", "faults", "loading", "paired", "rows", "sources", "tables")
     ),
 }
 MAX_LINES = 320

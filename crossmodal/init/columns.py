@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crossmodal.init.file_columns import SOME, Files, Kind, contents, files_in, kind_of_files
+from datamodules.columns import is_empty
 
 SEPARATORS = (";", "|", ",")
 MOST_CATEGORIES = 100
@@ -121,20 +122,6 @@ def look(name: str, cells: Sequence[Any], files: Files) -> Column:
     return Column(**common, **found)
 
 
-def is_empty(cell: Any) -> bool:
-    """Whether a cell holds nothing: null, only spaces, NaN, or a list or a file of nothing."""
-    match cell:
-        case str():
-            return not cell.strip()
-        case float():
-            return math.isnan(cell)
-        case list():
-            return all(map(is_empty, cell))
-        case dict():
-            return all(value is None for value in cell.values())
-    return cell is None
-
-
 def _as_name(cell: Any) -> str:
     """Return a class as the data source names it."""
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
@@ -165,7 +152,8 @@ def _strings(cells: list[str], files: Files) -> dict[str, Any]:
             paths = [[cell] if separator is None else _parts(cell, separator) for cell in cells]
             if kind := kind_of_files([path for cell in paths for path in cell]):
                 is_sequence = separator is not None
-                return {**files_in(kind, paths, files), "separator": separator, "is_sequence": is_sequence}
+                values = {} if is_sequence else {"values": cells}
+                return {**files_in(kind, paths, files), **values, "separator": separator, "is_sequence": is_sequence}
     if all(cell.lstrip().startswith("[") for cell in cells) and (lists := _inline_lists(cells)):
         return _lists(lists, files)
     numbers = {cell: number for cell in cells if (number := _as_number(cell)) is not None}

@@ -130,7 +130,7 @@ class Experiment:
         ]
         if proposal.group:
             settings["group_by"] = proposal.group.name
-            notes.append(f"{proposal.group.name}: {proposal.group.note}; rows with the same one stay in one split")
+            notes.append(f"{proposal.group.name}: rows with the same one stay in one split")
         if stratify := proposal.stratify:
             settings["stratify"] = stratify
             notes.append(f"{stratify}: every split has about the same share of each class")

@@ -105,6 +105,8 @@ def propose(columns: Sequence[Column], wanted: Sequence[str] = ()) -> Proposal:
     rest = [column for column in rest if column is not own_name and column is not group]
     unused = {column.name: why for column in rest if (why := _why_no_input(column, targets))}
     modalities = _modalities([column for column in rest if column.name not in unused])
+    # rows that share a picture must not be torn apart: a test split would ask what was learned by heart
+    group = group or _first(rest, lambda column: column.is_file and 3 <= column.distinct < column.filled)
     if not modalities:
         reasons = "".join(f"\n  {name}: {why}" for name, why in unused.items())
         raise UsageError(f"no column {'but the target ' if not unused else ''}can be an input{reasons}")

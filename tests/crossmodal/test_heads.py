@@ -127,3 +127,48 @@ def test_valid(head: Head, targets: Tensor, expected: list[bool]) -> None:
 def test_targets_of_another_shape_are_refused(head: Head, targets: Tensor, described: str) -> None:
     with pytest.raises(ValueError, match=described):
         head.valid(targets)
+
+
+@pytest.mark.parametrize(
+    ("head", "targets", "expected"),
+    [
+        (ClassificationHead(4, 3), torch.tensor([0, 0, 2]), [[3 / 6, 1 / 6, 2 / 6]]),
+        (MultiLabelHead(4, 2), torch.tensor([[1, 0], [1, 0], [0, 0]]), [[3 / 5, 1 / 5]]),
+        (RegressionHead(4, 2), torch.tensor([[1.0, -2.0], [3.0, -4.0]]), [[2.0, -3.0]]),
+    ],
+)
+def test_the_prior_is_what_is_known_of_a_row_that_has_nothing(
+    head: Head, targets: Tensor, expected: list[list[float]]
+) -> None:
+    head.learn_prior(targets)
+    assert head.activate(head.prior_C.unsqueeze(0)).tolist()[0] == pytest.approx(expected[0])
+    workspace_BLD = torch.randn(3, 2, 4)
+    outputs_BC = head(workspace_BLD, torch.tensor([False, True, False]))
+    assert torch.equal(outputs_BC[1], head.prior_C)
+    assert torch.equal(outputs_BC[[0, 2]], head(workspace_BLD)[[0, 2]])
+    assert "prior_C" in head.state_dict()
+
+
+def test_weights_of_classes_in_the_loss() -> None:
+    head, targets = ClassificationHead(4, 3), torch.tensor([0, 2, 1, 1])
+    weights = torch.tensor([1.0, 2.0, 5.0])
+    head.weigh(weights)
+    rows = [-math.log(softmax(row)[int(target)]) for row, target in zip(OUTPUTS_BC.tolist(), targets, strict=True)]
+    expected = sum(float(weights[target]) * row for target, row in zip(targets, rows, strict=True))
+    assert_close(head.loss(OUTPUTS_BC, targets).item(), expected / float(weights[targets].sum()))
+
+
+def test_weights_of_labels_in_the_loss() -> None:
+    head, targets = MultiLabelHead(4, 3), torch.tensor([[1, 0, 1], [0, 0, 1], [1, 1, 1], [0, 0, 0]])
+    head.weigh(torch.tensor([1.0, 2.0, 5.0]))
+    terms = [
+        -weight * math.log(sigmoid(output)) if target else -math.log(1 - sigmoid(output))
+        for row, wanted in zip(OUTPUTS_BC.tolist(), targets.tolist(), strict=True)
+        for output, target, weight in zip(row, wanted, (1.0, 2.0, 5.0), strict=True)
+    ]
+    assert_close(head.loss(OUTPUTS_BC, targets).item(), sum(terms) / len(terms), atol=1e-5, rtol=1e-5)
+
+
+def test_quantities_have_no_weights() -> None:
+    with pytest.raises(ValueError, match="RegressionHead takes no weights"):
+        RegressionHead(4, 1).weigh(torch.ones(1))

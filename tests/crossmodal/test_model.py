@@ -149,3 +149,15 @@ def test_stored_tokens_of_half_precision_are_projected_in_full() -> None:
     projected = projection(ExpertTokens(tokens_UND, mask_UN))
     assert projected.tokens_BND.dtype == torch.float32
     assert torch.equal(projected.tokens_BND, projection(ExpertTokens(tokens_UND.float(), mask_UN)).tokens_BND)
+
+
+def test_a_row_without_any_modality_gets_the_prior(model: CrossModalModel) -> None:
+    batch = batch_of({"image": [0, -1, 1, -1], "question": [-1, -1, 0, 1]})
+    before = model(batch)
+    model.heads["answer"].learn_prior(torch.tensor([0, 0, 1, 3]))
+    model.heads["price"].learn_prior(torch.tensor([[2.0], [4.0]]))
+    after = model(batch)
+    assert_close(after["answer"][1].softmax(0), torch.tensor([3.0, 2.0, 1.0, 2.0]) / 8)
+    assert after["price"][1].tolist() == [3.0]
+    for task in before:
+        assert torch.equal(before[task][[0, 2, 3]], after[task][[0, 2, 3]])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +236,21 @@ def test_a_link_inside_the_root_may_lead_anywhere_in_it(tmp_path: Path) -> None:
         assert Path(place.locate("b.png")).read_bytes() == odd.picture()
         with pytest.raises(InputError, match="leads out of"):
             place.locate("out/secret.png")
+
+
+def test_a_server_that_does_not_answer_is_not_absence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt.png").write_bytes(odd.picture())
+    server = HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    host = f"http://127.0.0.1:{server.server_port}"
+    table = Table("t", pa.table({"x": [f"{host}/a.txt.png", f"{host}/none.png", "http://127.0.0.1:9/a.png"]}))
+    found = inputs_of(table, Column("image", column="x", missing="allow"), Place("."), np.arange(3))
+    assert found.index_R.tolist() == [0, -1, 2]
+    assert found.source.load(0).size == (64, 48)
+    for position, kind in ((1, "missing file"), (2, "unreadable file")):
+        with pytest.raises(InputError) as raised:
+            found.source.load(position)
+        assert raised.value.kind == kind
+    server.shutdown()
+    server.server_close()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from datamodules.decoding import as_vectors, decode_array, decode_audio, decode_image, parse_vectors, read_file
+from datamodules.audio_decoding import decode_audio
+from datamodules.decoding import as_vectors, decode_array, decode_image, parse_vectors, read_file
 from datamodules.faults import InputError
 from tests.datamodules import odd_files as odd
 
@@ -168,7 +171,7 @@ def test_a_url_is_fetched_and_told_of(tmp_path: Path) -> None:
     assert read_file(f"file://{tmp_path}/x.bin") == b"hello"
     for url, kind in (
         (f"file://{tmp_path}/none", "missing file"),
-        (f"file://{tmp_path}", "missing file"),
+        (f"file://{tmp_path}", "unreadable file"),
         ("nonsense://x", "unreadable file"),
         ("http://127.0.0.1:9/x.png", "unreadable file"),
     ):
@@ -182,3 +185,13 @@ def test_a_fault_of_the_input_survives_pickling() -> None:
 
     error = pickle.loads(pickle.dumps(InputError("truncated", "ends early")))
     assert (error.kind, str(error)) == ("truncated", "ends early")
+
+
+def test_a_header_that_leads_before_the_file_prints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)  # of what is raised inside libsndfile's calls
+    for content in SOUNDS:
+        for place in range(4, min(64, len(content))):
+            spoilt = content[:place] + b"\xff" * 4 + content[place + 4 :]
+            value_of(partial(decode_audio, spoilt))
+    assert not printed

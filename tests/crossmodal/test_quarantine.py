@@ -1,0 +1,120 @@
+"""Broken rows in a real `fit`: named and refused, or left out, counted and listed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from tests.conftest import ROOT, Zygote
+
+BROKEN = (3, 8, 21)  # of the training rows 0 to 29
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Forty pictures, three of which are broken, and an experiment."""
+    rows = []
+    for number in range(40):
+        noise = np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+        rows.append(
+            {
+                "photo": f"{number}.png",
+                "question": ("what?", "why?")[number % 2],
+                "label": "ab"[number % 2],
+                "split": "train" if number < 30 else "val" if number < 35 else "test",
+            }
+        )
+    for number in BROKEN:
+        (tmp_path / f"{number}.png").write_bytes(b"broken")
+    with (tmp_path / "data.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    config = yaml.safe_load((ROOT / "configs" / "dots.yaml").read_text())
+    config["data"] = {
+        "class_path": "datamodules.manifest.Manifest",
+        "init_args": {
+            "train": "data.csv",
+            "split": {"column": "split"},
+            "modalities": {
+                "image": {"type": "image", "column": "photo"},
+                "question": {"type": "text", "column": "question"},
+            },
+            "targets": {"label": {"type": "class", "column": "label"}},
+            "batch_size": 8,
+        },
+    }
+    config["name"] = "broken"
+    config["model"]["heads"] = {"label": config["model"]["heads"].pop("answer")}
+    config["trainer"] |= {"max_epochs": 2, "logger": False}
+    (tmp_path / "crossmodal.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+TRAINED = ("--experts.image.init_args.freeze", "false")
+WORKERS = ("--data.init_args.num_workers", "2")
+LENIENT = ("--data.init_args.on_error", "quarantine", "--data.init_args.max_quarantined", "0.1")
+
+
+@pytest.mark.parametrize("options", [(), TRAINED, (*TRAINED, *WORKERS)], ids=["stored", "trained", "workers"])
+def test_stops_with_one_message(crossmodal: Zygote, folder: Path, options: tuple[str, ...]) -> None:
+    status, output = crossmodal.run("fit", *options, cwd=folder)  # crossmodal.yaml is taken where no file is given
+    assert status == 1, output
+    assert "Traceback" not in output
+    (error,) = [line for line in output.splitlines() if "error" in line]
+    assert "cannot read data.csv:" in error
+    assert "column 'photo'" in error
+    assert "is no picture that Pillow knows" in error
+
+
+@pytest.mark.parametrize("options", [(), TRAINED, (*TRAINED, *WORKERS)], ids=["stored", "trained", "workers"])
+def test_leaves_broken_rows_out(crossmodal: Zygote, folder: Path, options: tuple[str, ...]) -> None:
+    status, output = crossmodal.run("fit", *LENIENT, *options, cwd=folder)
+    assert status == 0, output
+    assert "Traceback" not in output
+    assert output.count("quarantined: data.csv:") == 1
+    run = folder / "runs" / "broken" / "0"
+    listed = [json.loads(line) for line in (run / "quarantine.jsonl").read_text().splitlines()]
+    assert {(row["row"], row["split"], row["column"], row["value"]) for row in listed} == {
+        (f"data.csv:{number + 2}", "train", "photo", f"{number}.png") for number in BROKEN
+    }
+    assert len(listed) == len(BROKEN)
+    assert json.loads((run / "metrics.json").read_text())["quarantined/train"] == 3
+
+
+def test_too_many_stop_the_run(crossmodal: Zygote, folder: Path) -> None:
+    for options in ((), TRAINED):
+        status, output = crossmodal.run("fit", *LENIENT[:3], "0.05", *options, cwd=folder)
+        assert status == 1, output
+        assert "of the 30 rows of the train split cannot be used, more than" in output
+        assert "Traceback" not in output
+
+
+def test_a_run_that_is_repeated_or_goes_on_gives_the_same(crossmodal: Zygote, folder: Path) -> None:
+    status, output = crossmodal.run("fit", *LENIENT, *TRAINED, cwd=folder)
+    assert status == 0, output
+    status, output = crossmodal.run("fit", *LENIENT, *TRAINED, "--trainer.max_steps", "5", cwd=folder)
+    assert status == 0, output
+    status, output = crossmodal.run("fit", *LENIENT, *TRAINED, "--ckpt_path", "last", cwd=folder)
+    assert status == 0, output
+    first, second = (json.loads((folder / "runs" / "broken" / run / "metrics.json").read_text()) for run in "01")
+    for name in ("step", "val/loss", "test/loss", "quarantined/train"):
+        assert first[name] == second[name]
+
+
+def test_mended_inputs_come_back(crossmodal: Zygote, folder: Path) -> None:
+    status, output = crossmodal.run("fit", *LENIENT, cwd=folder)
+    assert status == 0, output
+    for number in BROKEN:
+        Image.new("RGB", (32, 32)).save(folder / f"{number}.png")
+    status, output = crossmodal.run("fit", *LENIENT, cwd=folder)
+    assert status == 0, output
+    assert "image: 1 inputs encoded" in output  # three pictures of the same content
+    assert "quarantined" not in output
