@@ -83,6 +83,10 @@ class DataWait(Callback):
     def __init__(self) -> None:
         self._mark = self._waited = self._total = 0.0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clocks; a run that goes on inside an epoch starts no epoch."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clocks."""
         self._mark, self._total = time.perf_counter(), 0.0

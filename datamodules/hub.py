@@ -13,9 +13,9 @@ import pyarrow as pa
 from datamodules.columns import Column, Place
 from datamodules.hub_tables import as_cells, class_names, load
 from datamodules.paired import Split
-from datamodules.splits import ALSO_CALLED, SPLITS, split_rows
+from datamodules.splits import ALSO_CALLED, SPLITS
 from datamodules.splits import Split as SplitRule
-from datamodules.table_data import Part, TableData
+from datamodules.table_data import Part, TableData, parts_of
 from datamodules.table_files import Wanted, choose
 from datamodules.tables import Table
 from datamodules.targets import Target
@@ -107,15 +107,7 @@ class HubData(TableData):
             if self.rule != SplitRule():
                 raise ValueError(f"data.init_args.split: {self.path} has no training split; {self._there_is}")
             return {}
-        whole = self._open("train")
-        rows, faults = split_rows(whole.table, self.rule, self.seed)
-        # a row of no split is told of with the training rows
-        parts = {
-            name: replace(whole, rows=chosen, faults=faults if name == "train" else []) for name, chosen in rows.items()
-        }
-        if "train" not in parts:
-            raise ValueError(f"{self.path}: no row belongs to the training split")
-        return parts
+        return parts_of(self._open("train"), self.rule, self.seed)
 
     def _open(self, split: Split) -> Part:
         name = self._names[split]

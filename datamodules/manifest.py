@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -13,8 +12,7 @@ from datamodules.columns import Column, Place
 from datamodules.decoding import is_url
 from datamodules.paired import Split
 from datamodules.splits import Split as SplitRule
-from datamodules.splits import split_rows
-from datamodules.table_data import Part, TableData
+from datamodules.table_data import Part, TableData, parts_of
 from datamodules.table_files import ManifestFile
 from datamodules.tables import open_table
 from datamodules.targets import Target
@@ -102,16 +100,7 @@ class Manifest(TableData):
     def _parts_of_train(self) -> dict[Split, Part]:
         if "train" not in self.files:
             return {}
-        whole = self._open("train")
-        rows, faults = split_rows(whole.table, self.rule, self.seed)
-        # a row of no split is told of with the training rows
-        parts = {
-            name: replace(whole, rows=chosen, faults=[*whole.faults, *faults] if name == "train" else [])
-            for name, chosen in rows.items()
-        }
-        if "train" not in parts:
-            raise ValueError(f"{whole.table.name}: no row belongs to the training split")
-        return parts
+        return parts_of(self._open("train"), self.rule, self.seed)
 
     def _open(self, split: Split) -> Part:
         file = self.files[split]

@@ -23,18 +23,20 @@ class DotPictures(Source):
     Args:
         colours: Shape (pictures, 2): the colour of the left and of the right dot.
         size: Height and width in pixels.
+        seed: Of the noise.
     """
 
-    def __init__(self, colours: np.ndarray[Any, Any], *, size: int) -> None:
+    def __init__(self, colours: np.ndarray[Any, Any], *, size: int, seed: int) -> None:
         self.colours = colours
         self.size = size
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.colours)
 
     def load(self, position: int) -> Image.Image:
         """Draw one picture; noise makes no two the same."""
-        noise = np.random.default_rng(position)
+        noise = np.random.default_rng([self.seed, position])
         pixels = noise.integers(0, 30, (self.size, self.size, 3), dtype=np.uint8)
         across, down = np.meshgrid(np.arange(self.size), np.arange(self.size))
         for side, colour in enumerate(self.colours[position]):
@@ -49,7 +51,7 @@ class DotPictures(Source):
 
     def content(self, position: int) -> bytes:
         """Return all that the pixels are drawn from."""
-        return f"{self.size} {position} {self.colours[position].tolist()}".encode()
+        return f"{self.size} {self.seed} {position} {self.colours[position].tolist()}".encode()
 
 
 class Dots(PairedDataModule):
@@ -99,7 +101,7 @@ class Dots(PairedDataModule):
         picture, question = np.divmod(np.arange(2 * count), 2)
         index = {"image": picture, "question": question}
         return PairedRows(
-            sources={"image": DotPictures(colours, size=self.size), "question": Texts(QUESTIONS)},
+            sources={"image": DotPictures(colours, size=self.size, seed=number), "question": Texts(QUESTIONS)},
             index={
                 modality: np.where(draw.random(2 * count) < self.absent, ABSENT, positions)
                 for modality, positions in index.items()

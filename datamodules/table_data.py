@@ -19,6 +19,8 @@ from datamodules.faults import Fault, FaultyRowsError, Quarantine
 from datamodules.inputs import inputs_of
 from datamodules.paired import PairedDataModule, Split
 from datamodules.rows import PairedRows, RowIds
+from datamodules.splits import Split as SplitRule
+from datamodules.splits import split_rows
 from datamodules.tables import Table
 from datamodules.targets import Target, Targets, class_weights, outputs_of, targets_of
 
@@ -38,6 +40,21 @@ class Part:
     rows: NDArray[np.int64]
     place: Place
     faults: list[Fault]
+
+
+def parts_of(whole: Part, rule: SplitRule, seed: int) -> dict[Split, Part]:
+    """Split the rows of a table; a row of no split is told of with the training rows.
+
+    Raises:
+        ValueError: No row is to be trained on.
+    """
+    rows, faults = split_rows(whole.table, rule, seed)
+    if "train" not in rows:
+        raise ValueError(f"{whole.table.name}: no row belongs to the training split")
+    return {
+        name: replace(whole, rows=chosen, faults=[*whole.faults, *faults] if name == "train" else [])
+        for name, chosen in rows.items()
+    }
 
 
 class TableIds(RowIds):

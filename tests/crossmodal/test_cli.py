@@ -204,7 +204,7 @@ def test_what_fails_after_training_says_that_training_is_done(crossmodal: Zygote
     (tmp_path / "broken.py").write_text(UNREADABLE)
     status, output = crossmodal.run(*FIT, "--data", "broken.Broken", cwd=tmp_path)
     assert status == 1
-    assert "crossmodal: error: broken.py:7: cannot read picture 0: no picture\n" in output
+    assert "crossmodal: error: broken.py:7: cannot read picture 0: no picture (and 31 more)\n" in output
     assert "training is done, and its checkpoints are in runs/dots/0/checkpoints" in output
     assert (tmp_path / "runs" / "dots" / "0" / "checkpoints" / "best.ckpt").exists()
 

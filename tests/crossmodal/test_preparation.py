@@ -61,7 +61,7 @@ def data(tmp_path: Path) -> Manifest:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    manifest = Manifest(
+    return Manifest(
         train=str(path),
         split=Split(column="split"),
         modalities={
@@ -72,7 +72,6 @@ def data(tmp_path: Path) -> Manifest:
         on_error="quarantine",
         max_quarantined=0.2,
     )
-    return manifest
 
 
 def test_statistics_are_of_the_training_rows_that_can_be_read(data: Manifest) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -97,16 +100,24 @@ def test_too_many_stop_the_run(crossmodal: Zygote, folder: Path) -> None:
         assert "Traceback" not in output
 
 
-def test_a_run_that_is_repeated_or_goes_on_gives_the_same(crossmodal: Zygote, folder: Path) -> None:
-    status, output = crossmodal.run("fit", *LENIENT, *TRAINED, cwd=folder)
+def test_a_run_that_is_killed_goes_on_to_the_same_end(crossmodal: Zygote, folder: Path) -> None:
+    fit = ("fit", *LENIENT, *TRAINED, "--trainer.max_epochs", 12)
+    status, output = crossmodal.run(*fit, cwd=folder)
     assert status == 0, output
-    status, output = crossmodal.run("fit", *LENIENT, *TRAINED, "--trainer.max_steps", "5", cwd=folder)
-    assert status == 0, output
-    status, output = crossmodal.run("fit", *LENIENT, *TRAINED, "--ckpt_path", "last", cwd=folder)
+    last = folder / "runs" / "broken" / "1" / "checkpoints" / "last.ckpt"
+    running = crossmodal.start(*fit, cwd=folder)
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(running.pid, signal.SIGKILL)
+    assert running.wait()[0] == -signal.SIGKILL
+    status, output = crossmodal.run(*fit, "--ckpt_path", "last", cwd=folder)
     assert status == 0, output
     first, second = (json.loads((folder / "runs" / "broken" / run / "metrics.json").read_text()) for run in "01")
     for name in ("step", "val/loss", "test/loss", "quarantined/train"):
         assert first[name] == second[name]
+    lists = [(folder / "runs" / "broken" / run / "quarantine.jsonl").read_text().splitlines() for run in "01"]
+    assert sorted(lists[0]) == sorted(lists[1])
 
 
 def test_mended_inputs_come_back(crossmodal: Zygote, folder: Path) -> None:

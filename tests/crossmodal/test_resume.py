@@ -18,7 +18,7 @@ from tests.conftest import ROOT, Zygote
 
 DOTS = ROOT / "configs" / "dots.yaml"
 # 8 steps an epoch, a checkpoint every 5: most checkpoints lie inside an epoch, some at its end
-FIT = ("fit", "--config", DOTS, "--trainer.max_epochs", 6)
+FIT = ("fit", "--config", DOTS, "--trainer.max_epochs", 6, "--model.modality_dropout", 0.2)
 
 
 def figures(folder: Path) -> dict[str, float]:
@@ -105,7 +105,7 @@ def test_killed_before_anything_was_written(crossmodal: Zygote, undisturbed: Pat
 
 def test_a_longer_run_goes_on_learning(crossmodal: Zygote, undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed / "runs", tmp_path / "runs")
-    longer = ("fit", "--config", DOTS, "--trainer.max_epochs", 8, "--ckpt_path", "last")
+    longer = (*FIT[:3], "--trainer.max_epochs", 8, *FIT[5:], "--ckpt_path", "last")
     status, output = crossmodal.run(*longer, cwd=tmp_path)
     assert status == 0, output
     before, after = (torch.load(last(folder), weights_only=True) for folder in (undisturbed, tmp_path))
