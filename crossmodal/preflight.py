@@ -168,7 +168,7 @@ class _Checker:
         if annotation.node is None:
             return
         if self.judge(annotation.node, annotation.module, value, path) == "wrong":
-            self.fail(path, f"{path}: expected {ast.unparse(annotation.node)}, found {kind(value)}")
+            self.fail(path, f"{path}: expected {_in_words(annotation.node, annotation.module)}, found {kind(value)}")
 
     def judge(self, node: ast.expr, module: Module, value: Any, path: str) -> Verdict:
         match node:
@@ -248,6 +248,22 @@ class _Checker:
                 getattr(importlib.import_module(module.name), function)(value)
             except (ValueError, OSError) as error:
                 self.fail(path, f"{path}: {error}")
+
+
+def _in_words(node: ast.expr, module: Module) -> str:
+    """Return a type as a user would write it: an alias as what it stands for, a dataclass by its keys."""
+    match node:
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return f"{_in_words(left, module)} | {_in_words(right, module)}"
+        case ast.Name(id=name) if name in module.assigned:
+            return _in_words(module.assigned[name], module)
+        case ast.Name(id=name) if name in module.imported or name in module.classes:
+            try:
+                signature = read_signature(module.imported.get(name, f"{module.name}.{name}"))
+            except LookupError:
+                return name
+            return f"keys such as {', '.join(list(signature.annotations)[:3])}" if signature.is_dataclass else name
+    return ast.unparse(node)
 
 
 def _any(verdicts: Iterable[Verdict]) -> Verdict:

