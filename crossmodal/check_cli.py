@@ -79,7 +79,7 @@ def main(options: Options, arguments: list[str]) -> int:
 
 
 def _check(experiment: DataAndModel, options: Options) -> int:
-    from crossmodal import check_page, check_report
+    from crossmodal.check import page, report
     from crossmodal.feature_files import write_json
     from datamodules.checking import DataCheck
 
@@ -96,15 +96,15 @@ def _check(experiment: DataAndModel, options: Options) -> int:
     except ValueError as error:
         status, stopped = 1, str(error)
     seconds = time.perf_counter() - began
-    figures = check_report.figures_of(
+    figures = report.figures_of(
         check, experiment=name, read=counted.count, seconds=seconds, workers=options.workers, complete=not stopped
     )
-    check_report.print_report(figures)
+    report.print_report(figures)
     write_json(folder / "check.json", figures)
-    (folder / "check.html").write_text(check_page.render(figures, check), encoding="utf-8")
+    (folder / "check.html").write_text(page.render(figures, check), encoding="utf-8")
     print(_summary(figures))
     limit = data.quarantine.limit if data.quarantine else None
-    for line in check_report.hints(figures, can_leave_out=check.can_leave_out, limit=limit):
+    for line in report.hints(figures, can_leave_out=check.can_leave_out, limit=limit):
         print(line)
     print(f"page: {folder / 'check.html'}")
     if stopped:

@@ -16,8 +16,8 @@ from datamodules.paired import Split
 from datamodules.splits import ALSO_CALLED, SPLITS
 from datamodules.splits import Split as SplitRule
 from datamodules.table_data import Part, TableData, parts_of
-from datamodules.table_files import Wanted, choose
 from datamodules.tables import Table
+from datamodules.tables.files import Wanted, choose
 from datamodules.targets import Target
 
 

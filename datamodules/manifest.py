@@ -13,8 +13,8 @@ from datamodules.decoding import is_url
 from datamodules.paired import Split
 from datamodules.splits import Split as SplitRule
 from datamodules.table_data import Part, TableData, parts_of
-from datamodules.table_files import ManifestFile
 from datamodules.tables import open_table
+from datamodules.tables.files import ManifestFile
 from datamodules.targets import Target
 
 

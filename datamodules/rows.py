@@ -122,8 +122,9 @@ class PairedRows:
             rows: To look through.
             positions: Which of the source's inputs each of these rows has.
         """
-        pairs = zip(rows.tolist(), positions.tolist(), strict=True)
-        return {row: replace(faults[input_], row=self.ids[row]) for row, input_ in pairs if input_ in faults}
+        has_one = np.isin(positions, np.fromiter(faults, np.int64))
+        pairs = zip(rows[has_one].tolist(), positions[has_one].tolist(), strict=True)
+        return {row: replace(faults[input_], row=self.ids[row]) for row, input_ in pairs}
 
     def used(self, modality: str) -> NDArray[np.int64]:
         """Return the positions of the inputs that some row has, in order."""

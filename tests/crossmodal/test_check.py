@@ -20,8 +20,8 @@ import soundfile
 import yaml
 from PIL import Image
 
-from crossmodal.check_page import render
-from crossmodal.check_report import figures_of
+from crossmodal.check.page import render
+from crossmodal.check.report import figures_of
 from crossmodal.heads import MultiLabelHead, RegressionHead
 from datamodules.checking import DataCheck
 from datamodules.columns import Column

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from crossmodal.heads import ClassificationHead, RegressionHead
 from datamodules.checking import DataCheck, Head
+from datamodules.checking.fault_log import LISTED_OF_EACH, FaultLog
+from datamodules.checking.measures import identifies, measure
 from datamodules.columns import Column
-from datamodules.fault_log import LISTED_OF_EACH, FaultLog
 from datamodules.faults import Fault
 from datamodules.manifest import Manifest
-from datamodules.measures import identifies, measure
 from datamodules.rows import NumberedIds, PairedRows
 from datamodules.sources import Texts
 from datamodules.splits import Split

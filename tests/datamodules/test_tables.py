@@ -22,7 +22,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from datamodules import tables
 from datamodules.tables import Table, open_table
 
 repeatable = settings(
@@ -45,7 +44,7 @@ values = st.recursive(
 
 @pytest.fixture
 def always_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("datamodules.tables.table.IN_MEMORY_BYTES", 0)
 
 
 def write(file: Path, content: str | bytes) -> Path:
@@ -162,7 +161,7 @@ def test_cells_may_be_long(tmp_path: Path) -> None:
 
 
 def test_a_quote_that_is_not_closed_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datamodules.table_text.MAX_CHARACTERS", 1000)
+    monkeypatch.setattr("datamodules.tables.text.MAX_CHARACTERS", 1000)
     before = csv.field_size_limit(1000)
     try:
         message = refusal(write(tmp_path / "a.csv", 'a\nb\n"' + "c\n" * 1000))
@@ -247,7 +246,7 @@ def parquet(file: Path, **columns: Any) -> Path:
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_parquet_keeps_its_types(tmp_path: Path, on_disk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if on_disk:
-        monkeypatch.setattr(tables, "IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr("datamodules.tables.table.IN_MEMORY_BYTES", 0)
     columns = {
         "n": pa.array([1, None, 3]),
         "spectrum": pa.array([[0.5, 1.5], None, []], pa.list_(pa.float32())),
@@ -427,7 +426,7 @@ def test_a_cache_that_is_no_folder(tmp_path: Path) -> None:
 
 def test_without_a_cache_nothing_stays_when_the_process_ends(tmp_path: Path) -> None:
     program = (
-        "import os, sys; from datamodules import tables; tables.IN_MEMORY_BYTES = 0\n"
+        "import os, sys; from datamodules.tables import table; table.IN_MEMORY_BYTES = 0\n"
         "table, _ = tables.open_table(sys.argv[1])\n"
         "if os.fork() == 0: sys.exit()\n"
         "os.wait(); print(sum(len(batch) for batch in table.batches(['text'])), len(os.listdir(os.environ['TMPDIR'])))"

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules.faults import Fault, shown
-from datamodules.table_files import (
+from datamodules.tables.files import (
     BATCH_BYTES,
     BATCH_ROWS,
     MAX_CHARACTERS,

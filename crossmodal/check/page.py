@@ -12,8 +12,8 @@ from jinja2 import Environment
 from markupsafe import Markup
 from PIL import Image
 
-from crossmodal.charts import bars, histogram, waveform
-from crossmodal.check_report import TOP_CLASSES, combinations
+from crossmodal.check.charts import bars, histogram, waveform
+from crossmodal.check.report import TOP_CLASSES, combinations
 from datamodules.checking import DataCheck
 
 SAMPLES = 12  # of each split
@@ -132,7 +132,7 @@ def render(figures: dict[str, Any], check: DataCheck) -> str:
     """Return the page.
 
     Args:
-        figures: As `check_report.figures_of` gives them.
+        figures: As `report.figures_of` gives them.
         check: Gives samples, and the sizes of all inputs.
     """
     samples = {

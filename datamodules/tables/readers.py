@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.faults import Fault
-from datamodules.table_files import BATCH_BYTES, BATCH_ROWS, Numbered, Rows, TableFile, Wanted, choose, reading
-from datamodules.table_text import read_delimited, read_json_lines, text_batch
+from datamodules.tables.files import BATCH_BYTES, BATCH_ROWS, Numbered, Rows, TableFile, Wanted, choose, reading
+from datamodules.tables.text import read_delimited, read_json_lines, text_batch
 
 SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.fault_log import FaultLog
+from datamodules.checking.fault_log import FaultLog
 from datamodules.faults import Fault
 from datamodules.paired import Split
 from datamodules.rows import PairedRows

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.batch import ABSENT
+from datamodules.checking.comparing import COMPARED, ContentKeys, count_classes, look_for_classes
+from datamodules.checking.fault_log import FaultLog
+from datamodules.checking.measures import Sizes, identifies, measure
+from datamodules.checking.samples import Sample, read_sample
 from datamodules.columns import coded
-from datamodules.comparing import COMPARED, ContentKeys, count_classes, look_for_classes
-from datamodules.fault_log import FaultLog
 from datamodules.faults import Fault, InputError
 from datamodules.loading import BatchLoader
-from datamodules.measures import Sizes, identifies, measure
 from datamodules.paired import PairedDataModule, Split
 from datamodules.rows import PairedRows
-from datamodules.samples import Sample, read_sample
 from datamodules.sources import KEY_BYTES, UnreadableInputsError
 from datamodules.table_data import TableData, TableIds
 

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from datamodules.decoding import is_url
 from datamodules.faults import Fault
-from datamodules.table_files import BATCH_ROWS, FORMATS, Numbered, Rows, TableFile, Wanted, reading
-from datamodules.table_readers import read_file, read_folder
+from datamodules.tables.files import BATCH_ROWS, FORMATS, Numbered, Rows, TableFile, Wanted, reading
+from datamodules.tables.readers import read_file, read_folder
 
 IN_MEMORY_BYTES = 2**28
 READS = 16  # between which mapped pages are let go

@@ -1,0 +1,1 @@
+"""What `crossmodal data check` shows: in the terminal, as JSON and as a page."""
