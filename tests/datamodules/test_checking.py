@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from crossmodal.heads import ClassificationHead, RegressionHead
-from datamodules.checking import DataCheck, Head
+from datamodules.checking.check import DataCheck, Head
 from datamodules.checking.fault_log import LISTED_OF_EACH, FaultLog
 from datamodules.checking.measures import identifies, measure
 from datamodules.columns import Column
