@@ -426,8 +426,8 @@ def test_a_cache_that_is_no_folder(tmp_path: Path) -> None:
 
 def test_without_a_cache_nothing_stays_when_the_process_ends(tmp_path: Path) -> None:
     program = (
-        "import os, sys; from datamodules.tables import table; table.IN_MEMORY_BYTES = 0\n"
-        "table, _ = tables.open_table(sys.argv[1])\n"
+        "import os, sys; from datamodules.tables import table as module; module.IN_MEMORY_BYTES = 0\n"
+        "table, _ = module.open_table(sys.argv[1])\n"
         "if os.fork() == 0: sys.exit()\n"
         "os.wait(); print(sum(len(batch) for batch in table.batches(['text'])), len(os.listdir(os.environ['TMPDIR'])))"
     )
