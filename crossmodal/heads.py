@@ -35,7 +35,7 @@ class Head(nn.Module, ABC):
         self.prior_C: Tensor
         self.register_buffer("prior_C", torch.zeros(num_outputs))
         self.weights_C: Tensor | None
-        self.register_buffer("weights_C", None)
+        self.register_buffer("weights_C", None, persistent=False)  # the data says it again
 
     def forward(self, workspace_BLD: Tensor, absent_B: Tensor | None = None) -> Tensor:
         """Return raw outputs (logits or values), shape (B, C); of rows without any modality, the prior."""

@@ -156,6 +156,8 @@ def test_weights_of_classes_in_the_loss() -> None:
     rows = [-math.log(softmax(row)[int(target)]) for row, target in zip(OUTPUTS_BC.tolist(), targets, strict=True)]
     expected = sum(float(weights[target]) * row for target, row in zip(targets, rows, strict=True))
     assert_close(head.loss(OUTPUTS_BC, targets).item(), expected / float(weights[targets].sum()))
+    # predicting needs none
+    ClassificationHead(4, 3).load_state_dict(head.state_dict())
 
 
 def test_weights_of_labels_in_the_loss() -> None:
