@@ -45,6 +45,8 @@ def choose_precision(expert: Expert, store: FeatureStore, trial: Callable[[], li
     batches = [move_data_to_device(inputs, device) for inputs in trial()]
     expert.to(device)
     expert.set_precision("float32")
+    if not batches:  # none of the first inputs can be read: nothing is known
+        return
     exact = copy.deepcopy(expert.network)
     with torch.inference_mode():
         expected = [expert(batch) for batch in batches]

@@ -11,6 +11,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from crossmodal.preflight import check
+from datamodules.columns import Column
+from datamodules.targets import Target
 from tests.conftest import ROOT, Zygote
 
 README = (ROOT / "README.md").read_text()
@@ -56,3 +59,23 @@ def test_data_of_ones_own(crossmodal: Zygote, folder: Path) -> None:
     status, output = crossmodal.run("fit", "--config", "photos.yaml", cwd=folder)
     assert status == 0, output
     assert 0 <= json.loads((folder / "runs" / "photos" / "0" / "metrics.json").read_text())["test/accuracy"] <= 1
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/data.md"])
+def test_the_data_that_a_document_shows_is_right(
+    document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    shown = [block for block in blocks if "datamodules.manifest" in block or "datamodules.hub" in block]
+    assert shown
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "data.csv").touch()
+    for block in shown:
+        config = yaml.safe_load((ROOT / "configs" / "dots.yaml").read_text()) | yaml.safe_load(block)
+        (tmp_path / "shown.yaml").write_text(yaml.safe_dump(config))
+        check("fit", ["--config", "shown.yaml"])
+        arguments = config["data"]["init_args"]
+        for specs, kind in ((arguments["modalities"], Column), (arguments["targets"], Target)):
+            for spec in specs.values():
+                kind(**spec).check()

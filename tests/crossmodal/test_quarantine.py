@@ -129,3 +129,12 @@ def test_mended_inputs_come_back(crossmodal: Zygote, folder: Path) -> None:
     assert status == 0, output
     assert "image: 1 inputs encoded" in output  # three pictures of the same content
     assert "quarantined" not in output
+
+
+def test_nothing_that_can_be_encoded(crossmodal: Zygote, folder: Path) -> None:
+    for number in range(40):
+        (folder / f"{number}.png").write_bytes(b"broken")
+    status, output = crossmodal.run("fit", *LENIENT, cwd=folder)
+    assert status == 1, output
+    assert "30 of the 30 rows of the train split cannot be used" in output
+    assert "Traceback" not in output
