@@ -243,7 +243,7 @@ class _Checker:
     def check_alias(self, name: str, module: Module, value: Any, path: str) -> None:
         """Let a module that names a kind of value, such as WeightsSource, check it: `check_weights_source`."""
         function = "check_" + re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-        if function in module.functions:
+        if function in module.functions and isinstance(value, str):
             try:
                 getattr(importlib.import_module(module.name), function)(value)
             except (ValueError, OSError) as error:
