@@ -174,7 +174,12 @@ class CrossModalModule(LightningModule):
         if stage == "fit":
             data.drop_modalities(self.modality_dropout)
             learn_priors(data, self.heads)
-            learn_statistics(data, self.experts, batch_size=self.encode_batch_size)
+
+    def on_fit_start(self) -> None:
+        """Let experts look at the training split, if no checkpoint has told them what it is like."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, PairedDataModule):
+            learn_statistics(data, self.experts, batch_size=self.encode_batch_size, workers=self.encode_workers)
 
     def training_step(self, batch: PairedBatch, batch_idx: int) -> Tensor | None:
         """Return the loss; every term is logged by its name. None of its rows may be left."""

@@ -60,7 +60,7 @@ def predict(
     config = yaml.safe_load(settings) or {}
     job = {
         "checkpoint": _digest_of_file(checkpoint),
-        "rows": [len(rows), _digest_of_rows(rows)],
+        "rows": [len(rows), _digest_of_rows(rows), data.version(data.predicted_split)],
         "batch_size": data.batch_size,
         "modalities": list(model.experts),
         "outputs": columns,

@@ -10,9 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric.utilities import move_data_to_device
+from numpy.typing import NDArray
 
-from crossmodal.encoder import in_batches
+from crossmodal.encoder import in_batches, num_encode_workers
 from crossmodal.heads import Head
+from datamodules.faults import Fault
+from datamodules.loading import BatchLoader
 from datamodules.paired import PairedDataModule, Split
 from datamodules.sources import RawReader, read_usable
 from experts.base import Expert
@@ -60,26 +64,42 @@ def learn_priors(data: PairedDataModule, heads: Iterable[tuple[str, Head]]) -> N
             head.learn_prior(rows.targets[task])
 
 
-def learn_statistics(data: PairedDataModule, experts: Mapping[str, Expert], *, batch_size: int) -> None:
-    """Let experts that need it look at the training split's inputs; of very many, at some throughout."""
+def learn_statistics(
+    data: PairedDataModule, experts: Mapping[str, Expert], *, batch_size: int, workers: int | None = None
+) -> None:
+    """Let experts that need it look at the training split's inputs; of very many, at some throughout.
+
+    Args:
+        data: Connected to the experts' transforms.
+        experts: By modality.
+        batch_size: Inputs a batch.
+        workers: Processes that read; by default as many as are worth their start.
+    """
     rows = data.rows("train")
     for modality, expert in experts.items():
         if rows is None or not expert.needs_statistics:
             continue
         positions = rows.used(modality)
         step = -(-len(positions) // MOST_INPUTS) or 1
-        expert.learn_statistics(_batches(data, modality, in_batches(positions[::step], batch_size)))
+        batches = in_batches(positions[::step], batch_size)
+        device = next(expert.parameters()).device
+        num_workers = num_encode_workers(workers, len(batches))
+        inputs = _batches(data, modality, batches, num_workers)
+        expert.learn_statistics(move_data_to_device(one, device) for one in inputs)
 
 
-def _batches(data: PairedDataModule, modality: str, batches: Iterable[np.ndarray[Any, Any]]) -> Iterator[Any]:
+def _batches(
+    data: PairedDataModule, modality: str, batches: list[NDArray[np.int64]], num_workers: int
+) -> Iterator[Any]:
     rows = data.rows("train")
     assert rows is not None
     reader = RawReader(rows.sources[modality], data.transforms[modality].for_evaluation)
-    for positions in batches:
-        if data.quarantine is None:
-            yield reader.read(positions)
-            continue
-        usable, inputs, faults = read_usable(reader.read, positions)
+    leave_out = data.quarantine is not None
+
+    def read(positions: NDArray[np.int64], _seed: int) -> tuple[NDArray[np.int64], Any, Mapping[int, Fault]]:
+        return read_usable(reader.read, positions) if leave_out else (positions, reader.read(positions), {})
+
+    for usable, inputs, faults in BatchLoader(read, batches, num_workers=num_workers, by_value=True):
         if faults:
             data.leave_out("train", modality, faults)
         if len(usable):

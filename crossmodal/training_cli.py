@@ -117,7 +117,9 @@ class TrainingCLI(ExperimentCLI):
         super().instantiate_classes()
         self.trainer = self.instantiate_trainer()
         if self.datamodule.quarantine is not None and self.run_folder is not None and not self.is_trial:
-            self.datamodule.quarantine.list_in(self.run_folder.path / "quarantine.jsonl")
+            beside = self.settings.output if self.subcommand == "predict" else None
+            file = Path(f"{beside}.quarantine.jsonl") if beside else self.run_folder.path / "quarantine.jsonl"
+            self.datamodule.quarantine.list_in(file)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the run's loggers, callbacks and checkpoints."""

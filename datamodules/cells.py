@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.audio_decoding import decode_audio
-from datamodules.columns import FILES, Column, Place, as_name, is_empty
+from datamodules.columns import FILES, Column, Place, as_name, is_empty, parse_number
 from datamodules.decoding import (
     as_vectors,
     decode_array,
@@ -111,6 +111,8 @@ class Cells(Source):
         return True
 
     def _content(self, kind: str, cell: Any) -> bytes:
+        if kind == "text":
+            return _text(cell).encode(errors="surrogatepass")
         if isinstance(cell, bytes):
             return cell
         if isinstance(cell, dict) and "bytes" in cell:  # as Hugging Face keeps files
@@ -179,7 +181,7 @@ def _number(column: str, cell: Any) -> float | None:
     if is_empty(cell):
         return None
     try:
-        number = float(cell)
+        number = parse_number(cell)
     except (TypeError, ValueError):
         raise InputError("wrong type", f"{column}: expected a number, found {shown(cell)}") from None
     if math.isinf(number):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from datamodules.tables import Table
 
 Kind = Literal["image", "text", "audio", "array", "table", "sequence"]
 FILES = ("image", "audio", "array")
+WHOLE = re.compile(r"-?[0-9]+\.0+")  # a whole number, as a data frame writes it
 
 
 @dataclass
@@ -119,10 +121,11 @@ class Place:
         return located
 
     def _is_inside(self, located: str) -> bool:
-        if is_url(self.folder):
+        located, folder = (path.removeprefix("file://") for path in (located, self.folder))
+        if is_url(folder):
             return located.startswith(f"{self.folder.rstrip('/')}/") and ".." not in unquote(located).split("/")
         try:
-            return not is_url(located) and Path(located).resolve().is_relative_to(Path(self.folder).resolve())
+            return not is_url(located) and Path(located).resolve().is_relative_to(Path(folder).resolve())
         except (OSError, RuntimeError, ValueError):  # a loop of links, or a null character: reading it will tell
             return True
 
@@ -146,8 +149,22 @@ def is_empty(cell: Any) -> bool:
 def as_name(cell: Any) -> str:
     """Return a class or category as text: 1 and 1.0 are the same, as a column with an empty cell makes 1.0 of 1."""
     if isinstance(cell, bytes):
-        return cell.decode(errors="backslashreplace")
+        cell = cell.decode(errors="backslashreplace")
+    if isinstance(cell, str):
+        return cell.split(".")[0] if WHOLE.fullmatch(cell) else cell
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+
+
+def parse_number(cell: Any) -> float:
+    """Return a number; what only Python takes for one (1_000, or digits of other scripts) is none.
+
+    Raises:
+        TypeError: The cell is neither text nor a number.
+        ValueError: It is no number.
+    """
+    if isinstance(cell, str) and ("_" in cell or not cell.isascii()):
+        raise ValueError(cell)
+    return float(cell)
 
 
 def empty_rows(table: Table, columns: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.bool_]:

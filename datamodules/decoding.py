@@ -19,6 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from datamodules.faults import InputError, shown
 
+# raised when the decoders give something else for the same bytes: stored tokens are then encoded anew
+DECODING = 2
 MAX_BYTES = 512 * 2**20  # of a file, and of what it is decoded to: more is a mistake, or an attack
 ARRAY_SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 SHOWN_NAMES = 10

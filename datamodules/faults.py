@@ -129,10 +129,10 @@ class Quarantine:
     def list_in(self, file: Path) -> None:
         """Write what there is and what will come to this file, one JSON object a line."""
         self.file = file
-        if file.exists():
-            for line in file.read_text().splitlines():
-                record = json.loads(line)
-                self._written.add((record["split"], record["row"]))
+        for fault in _listed(file):
+            key = (fault.split, fault.row)
+            self._faults.setdefault(key, fault)
+            self._written.add(key)
         self._write()
 
     def _write(self) -> None:
@@ -143,3 +143,16 @@ class Quarantine:
             with self.file.open("a") as stream:
                 stream.writelines(json.dumps(asdict(self._faults[key])) + "\n" for key in missing)
             self._written.update(missing)
+
+
+def _listed(file: Path) -> list[Fault]:
+    """Read what an earlier process listed; a last line that it could not finish is cut off."""
+    if not file.exists():
+        return []
+    *whole, _rest = file.read_text().split("\n")
+    with file.open("r+") as stream:
+        stream.truncate(sum(len(line.encode()) + 1 for line in whole))
+    try:
+        return [Fault(**json.loads(line)) for line in whole]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: is no list of rows that were left out; remove it: {error}") from None

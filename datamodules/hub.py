@@ -127,7 +127,8 @@ class HubData(TableData):
                     f"{what}, column {column!r}: has a number of none of its {len(names or [])} classes"
                 ) from None
         folder = Path(self.path).expanduser()
-        place_of_files = Place(str(folder) if folder.is_dir() else ".")
+        # the rows are others': they name no files outside
+        place_of_files = Place(str(folder), is_fenced=True) if folder.is_dir() else Place(".")
         return Part(Table(name, data), np.arange(len(data)), place_of_files, [])
 
     @cached_property

@@ -39,7 +39,7 @@ class Inputs:
     faults: dict[int, Fault]
 
 
-def inputs_of(table: Table, spec: Column, place: Place, rows: NDArray[np.int64]) -> Inputs:
+def inputs_of(table: Table, spec: Column, place: Place, rows: NDArray[np.int64], *, must_exist: bool = False) -> Inputs:
     """Find them.
 
     Args:
@@ -47,6 +47,10 @@ def inputs_of(table: Table, spec: Column, place: Place, rows: NDArray[np.int64])
         spec: Which these are.
         place: Where relative paths begin.
         rows: Of the table.
+        must_exist: Refuse files of which not one exists, even where they may be absent.
+
+    Raises:
+        ValueError: None of the files exists, or some of the columns are not there.
     """
     index_R, rows_U = _distinct(table, spec, rows)
     source = Cells(table, spec, place, rows_U)
@@ -68,7 +72,7 @@ def inputs_of(table: Table, spec: Column, place: Place, rows: NDArray[np.int64])
     if names_files and (allowed or len(rows_U) <= MANY_FILES):
         absent_U = np.fromiter((not _is_there(source, position) for position in range(len(rows_U))), bool, len(rows_U))
         absent_R = np.append(absent_U, False)[index_R]
-        if len(absent_U) > 1 and absent_U.all():
+        if len(absent_U) > 1 and absent_U.all() and (must_exist or not allowed):
             raise ValueError(
                 f"{table.name}, column {', '.join(spec.names)!r}: none of its {len(absent_U):,} files exists in "
                 f"{place.folder}; the first is {source.name(0)} (set `root` to the folder that paths begin in)"
@@ -119,7 +123,9 @@ def _is_there(source: Cells, position: int) -> bool:
 
 def _distinct(table: Table, spec: Column, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return which distinct input each row has, and the row in which each of these stands."""
-    if not set(spec.names) <= set(table.column_names):  # a split in which the modality is not measured at all
+    if missing := sorted(set(spec.names) - set(table.column_names)):
+        if len(missing) < len(spec.names):
+            raise ValueError(f"{table.name}: there is no column {missing[0]!r}; a modality needs all of {spec.names}")
         return np.full(len(rows), ABSENT), np.empty(0, np.int64)
     if spec.column is not None and spec.type != "sequence" and _is_shared(table, spec.column):
         codes, values = coded(table, spec.column, rows)

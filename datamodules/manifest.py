@@ -14,7 +14,7 @@ from datamodules.paired import Split
 from datamodules.splits import Split as SplitRule
 from datamodules.table_data import Part, TableData, parts_of
 from datamodules.tables import open_table
-from datamodules.tables.files import ManifestFile
+from datamodules.tables.files import ManifestFile, TableFile
 from datamodules.targets import Target
 
 
@@ -100,7 +100,21 @@ class Manifest(TableData):
     def _parts_of_train(self) -> dict[Split, Part]:
         if "train" not in self.files:
             return {}
-        return parts_of(self._open("train"), self.rule, self.seed)
+        parts = parts_of(self._open("train"), self.rule, self.seed)
+        for name in ("val", "test", "predict"):
+            if name in parts and name in self.files:
+                raise ValueError(
+                    f"data.init_args.{name}: {self.files[name]} is given, and column {self.rule.column!r} of "
+                    f"{self.files['train']} names {name} rows too; which are meant?"
+                )
+        return parts
+
+    def version(self, split: Split) -> object:
+        """Return the size and time of the split's file."""
+        file = self.files.get(split, self.files.get("train"))
+        if file is None or is_url(file) or Path(file).is_dir():
+            return None
+        return TableFile(file).state()
 
     def _open(self, split: Split) -> Part:
         file = self.files[split]

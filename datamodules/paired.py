@@ -89,6 +89,9 @@ class PairedDataModule(LightningDataModule, ABC):
         found = rows.faults_of(faults, np.arange(len(rows)), rows.index[modality])
         self.quarantine.add(found.values(), split=split, num_rows=len(rows))
 
+    def version(self, split: Split) -> object:
+        """Return, as JSON, what changes when a split's content does, as far as that is known without reading it."""
+
     def rows(self, split: Split) -> PairedRows | None:
         """Return a split's rows; they are loaded once.
 

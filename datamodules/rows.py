@@ -35,6 +35,10 @@ class RowIds(Sequence[str]):
         """Return the name of the row with this number."""
         raise NotImplementedError
 
+    def place(self, number: int) -> str:
+        """Say where the row with this number is, for an error message; no two rows have the same place."""
+        return self.name(number)
+
     def __len__(self) -> int:
         return len(self.numbers)
 
@@ -112,6 +116,10 @@ class PairedRows:
         """Return the names of some rows."""
         return self.ids[rows] if isinstance(self.ids, RowIds) else [self.ids[row] for row in rows]
 
+    def place(self, row: int) -> str:
+        """Say where a row is, for an error message."""
+        return self.ids.place(int(self.ids.numbers[row])) if isinstance(self.ids, RowIds) else self.ids[row]
+
     def faults_of(
         self, faults: Mapping[int, Fault], rows: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> dict[int, Fault]:
@@ -124,7 +132,7 @@ class PairedRows:
         """
         has_one = np.isin(positions, np.fromiter(faults, np.int64))
         pairs = zip(rows[has_one].tolist(), positions[has_one].tolist(), strict=True)
-        return {row: replace(faults[input_], row=self.ids[row]) for row, input_ in pairs}
+        return {row: replace(faults[input_], row=self.place(row)) for row, input_ in pairs}
 
     def used(self, modality: str) -> NDArray[np.int64]:
         """Return the positions of the inputs that some row has, in order."""

@@ -74,11 +74,16 @@ def split_rows(table: Table, split: Split, seed: int) -> tuple[dict[Name, NDArra
     groups_R: NDArray[np.integer[Any]] = everything
     if split.group_by is not None:
         groups_R, cells = coded(table, split.group_by)
-        without_R = groups_R < 0
+        without_R = np.append(np.fromiter(map(is_empty, cells), bool, len(cells)), True)[groups_R]
         groups_R[without_R] = len(cells) + np.arange(int(without_R.sum()))  # each a group of its own
-    strata_R = np.zeros(len(table), np.int8) if split.stratify is None else coded(table, split.stratify)[0]
+    strata_R = np.zeros(len(table), np.int8) if split.stratify is None else coded(table, split.stratify)[0] + 1
     drawn_R = _drawn(groups_R, strata_R, {"val": split.val, "test": split.test}, seed)
     rows = {name: np.flatnonzero(drawn_R == number) for number, name in enumerate(SPLITS[:3])}
+    for name, share in (("train", 1.0), ("val", split.val), ("test", split.test)):
+        if share and not len(rows[name]):  # type: ignore[index]
+            raise ValueError(
+                f"{table.name}: data.init_args.split leaves no row for {name}: there are too few rows or groups"
+            )
     return {name: chosen for name, chosen in rows.items() if len(chosen)}, []
 
 
@@ -112,18 +117,27 @@ def _drawn(
     bounds = np.flatnonzero(np.diff(stratum_G[order], prepend=-1, append=-1))
     owed = dict.fromkeys(shares, 0.0)  # what rounding withheld from a split in earlier strata, it gets in later ones
     for begin, end in pairwise(bounds):
-        members = order[begin:end]
-        rows_before = np.cumsum(sizes_G[members]) - sizes_G[members]
-        total = int(sizes_G[members].sum())
-        done = 0.0
+        left = order[begin:end]
+        total = int(sizes_G[left].sum())
         for number, (name, share) in enumerate(shares.items(), start=1):
             wanted = share * total + owed[name]
-            chosen = members[(rows_before >= done - 0.5) & (rows_before < done + wanted - 0.5)]
-            split_G[chosen] = number
-            got = int(sizes_G[chosen].sum())
-            owed[name] = wanted - got
-            done += got
-    if not (split_G == 0).any():
-        raise ValueError("split: no group is left to train on; there are too few groups")
+            taken = _taken(sizes_G[left], wanted)
+            split_G[left[taken]] = number
+            owed[name] = wanted - int(sizes_G[left[taken]].sum())
+            left = left[~taken]
     split_R: NDArray[np.int64] = split_G[group_R]
     return split_R
+
+
+def _taken(sizes_G: NDArray[np.int64], wanted: float) -> NDArray[np.bool_]:
+    """Take groups in order, each if that brings their rows nearer to those that are wanted."""
+    taken = np.zeros(len(sizes_G), bool)
+    if (sizes_G == 1).all():
+        taken[: max(0, round(wanted))] = True
+        return taken
+    rows = 0
+    for place, size in enumerate(sizes_G.tolist()):
+        if rows + size / 2 < wanted:
+            taken[place] = True
+            rows += size
+    return taken

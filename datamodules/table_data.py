@@ -76,6 +76,11 @@ class TableIds(RowIds):
         name = None if self.column is None else self.table.cell(self.column, number)
         return self.table.row_name(number) if name in (None, "") else str(name)
 
+    def place(self, number: int) -> str:
+        """Return the row's name and its place in the table."""
+        name, place = self.name(number), self.table.row_name(number)
+        return place if name == place else f"{place} ({name})"
+
 
 class TableData(PairedDataModule):
     """Base of what reads tables. A subclass gives `part`.
@@ -184,7 +189,10 @@ class TableData(PairedDataModule):
         if part is None:
             return None
         ids = TableIds(part.table, part.rows, self.id)
-        inputs = {name: inputs_of(part.table, spec, part.place, part.rows) for name, spec in self._specs(part).items()}
+        inputs = {
+            name: inputs_of(part.table, spec, part.place, part.rows, must_exist=split == "train")
+            for name, spec in self._specs(part).items()
+        }
         targets: Mapping[str, Targets] = {}
         if split != "predict":
             targets = {
@@ -192,7 +200,11 @@ class TableData(PairedDataModule):
                 for task, target in self.targets.items()
             }
         found = [one.faults for one in inputs.values()] + [one.faults for one in targets.values()]
-        faults = [(row, replace(fault, row=ids[row])) for faults in found for row, fault in faults.items()]
+        faults = [
+            (row, replace(fault, row=ids.place(int(part.rows[row]))))
+            for faults in found
+            for row, fault in faults.items()
+        ]
         rows = PairedRows(
             sources={name: one.source for name, one in inputs.items()},
             index={name: one.index_R for name, one in inputs.items()},

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.columns import as_name, coded, is_empty
+from datamodules.columns import as_name, coded, is_empty, parse_number
 from datamodules.faults import Fault, shown
 from datamodules.tables import Table
 
@@ -55,6 +55,8 @@ class Target:
         """
         if (self.column is None) == (not self.columns):
             raise ValueError("a target needs `column`, or `columns`")
+        if self.columns and self.classes and len(self.columns) != len(self.classes):
+            raise ValueError("`classes` names the labels of `columns`, one each")
         if self.type == "class" and self.columns:
             raise ValueError("a class needs one `column`")
         if self.type == "number" and (self.classes or self.weights):
@@ -82,7 +84,7 @@ class Targets:
     """The targets of R rows.
 
     Args:
-        values: int64 class numbers (R,), int64 0 or 1 for each label (R, C), or float32 quantities (R, C).
+        values: int64 class numbers (R,), uint8 0 or 1 for each label (R, C), or float32 quantities (R, C).
         faults: By row; its value means nothing.
     """
 
@@ -141,7 +143,7 @@ def _labels(
     read = [_flag(cell) if target.columns else _read_names(cell, target, number) for cell in cells]
     wrong = np.array([isinstance(value, tuple) for value in read])
     faults = {place: read[codes_R[place]] for place in np.flatnonzero(wrong[codes_R]).tolist()}
-    blank = 0 if target.type == "class" else np.zeros(() if target.columns else len(outputs), np.int64)
+    blank = 0 if target.type == "class" else np.zeros(() if target.columns else len(outputs), np.uint8)
     values = np.array([blank if isinstance(value, tuple) else value for value in read])
     return values[codes_R], faults
 
@@ -156,7 +158,7 @@ def _read_names(cell: Any, target: Target, number: dict[str, int]) -> Any:
             return ("unknown class", f"is none of the classes {known}", shown(name))
     if target.type == "class":
         return number[names[0]]
-    flags = np.zeros(len(number), np.int64)
+    flags = np.zeros(len(number), np.uint8)
     flags[[number[name] for name in names]] = 1
     return flags
 
@@ -164,7 +166,7 @@ def _read_names(cell: Any, target: Target, number: dict[str, int]) -> Any:
 def _flag(cell: Any) -> Any:
     text = "0" if is_empty(cell) else as_name(cell).strip().lower()
     flags = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
-    return flags[text] if text in flags else ("wrong type", "expected 0 or 1", shown(cell))
+    return np.uint8(flags[text]) if text in flags else ("wrong type", "expected 0 or 1", shown(cell))
 
 
 def _numbers(
@@ -207,7 +209,7 @@ def _numbers(
 def _parsed(cell: Any) -> float:
     """Return NaN for what is no number."""
     try:
-        return float(cell)
+        return parse_number(cell)
     except (TypeError, ValueError):
         return math.nan
 
@@ -226,10 +228,8 @@ def _names(cell: Any, target: Target) -> list[str]:
 
 def _in_order(name: str) -> tuple[int, float, str]:
     """Numbers by their size, before text."""
-    try:
-        return (0, float(name), name)
-    except ValueError:
-        return (1, 0.0, name)
+    number = _parsed(name)
+    return (0, number, name) if math.isfinite(number) else (1, 0.0, name)
 
 
 def class_weights(target: Target, outputs: list[str], values: Tensor) -> list[float] | None:

@@ -85,9 +85,7 @@ class Experiment:
         arguments["modalities"] = Block(
             {modality.name: Noted(modality.settings, above=_notes(modality)) for modality in proposal.modalities}
         )
-        arguments["targets"] = Block(
-            {target.name: Noted(target.settings, above=_notes_of_target(target)) for target in proposal.targets}
-        )
+        arguments["targets"] = Block({target.name: self._target(target) for target in proposal.targets})
         arguments |= self._on_error()
         arguments["batch_size"] = self._batch_size
         arguments["num_workers"] = Noted(
@@ -115,6 +113,15 @@ class Experiment:
             ),
             "max_quarantined": Noted(limit, beside="share of a split's rows, twice what was seen"),
         }
+
+    def _target(self, target: Target) -> Noted:
+        notes = [f"{target.column.name}: {target.note}"]
+        settings = dict(target.settings)
+        if "classes" in settings and self.sample.is_all:
+            notes.append("classes: named, since by chance none of the rows to train on may have a rare one")
+        elif settings.pop("classes", None):  # what was not looked at may have others
+            notes.append("some classes are rare; `classes: [...]` would name them all")
+        return Noted(settings, above=notes)
 
     def _split(self) -> Noted | None:
         proposal = self.proposal
@@ -213,11 +220,6 @@ def rows_seen(sample: Sample) -> str:
 
 def _class(path: str, arguments: dict[str, Any] | None = None) -> Block:
     return Block(class_path=path, **({"init_args": arguments} if arguments else {}))
-
-
-def _notes_of_target(target: Target) -> list[str]:
-    rare = ["classes: named, since by chance none of the rows to train on may have a rare one"]
-    return [f"{target.column.name}: {target.note}", *(rare if "classes" in target.settings else [])]
 
 
 def _notes(modality: Modality) -> list[str]:
