@@ -224,7 +224,7 @@ class DataCheck:
 
             def fault(row: int, task: str = task, head: Head = head, cause: str | None = cause) -> Fault:
                 value = str(rows.targets[task][row].tolist())
-                return Fault("wrong target", cause or f"is not {head.expects}", rows.ids[row], task, value, split)
+                return Fault("wrong target", cause or f"is not {head.expects}", rows.place(row), task, value, split)
 
             self.log.add("wrong target", split, wrong, fault) if len(wrong) else None
 
@@ -235,7 +235,8 @@ class DataCheck:
         again = np.flatnonzero((first[inverse_R] != np.arange(len(ids))) & (codes_R >= 0))
 
         def fault(row: int) -> Fault:
-            here, there = (ids.table.row_name(int(ids.numbers[place])) for place in (row, first[inverse_R[row]]))
+            there = ids.table.row_name(int(ids.numbers[first[inverse_R[row]]]))
+            here = ids.place(int(ids.numbers[row]))
             return Fault("duplicate id", f"is also the id of {there}", here, str(ids.column), ids[row], split)
 
         if len(again):
@@ -292,7 +293,7 @@ class DataCheck:
 
             def of_row(row: int) -> Fault:
                 fault = faults[int(index_R[row])][0]
-                return replace(fault, row=rows.ids[row], column=fault.column or part.modality, split=part.split)
+                return replace(fault, row=rows.place(row), column=fault.column or part.modality, split=part.split)
 
             self.log.add(kind, part.split, np.flatnonzero(np.isin(index_R, positions)), of_row, stops=stops)
             self.log.count_inputs(kind, len(positions))

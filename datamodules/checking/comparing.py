@@ -66,9 +66,9 @@ def _tell_of_twins(
 
     def fault(row: int) -> Fault:
         position = int(index_R[row])
-        cause = f"the {earlier} split has the same content in row {theirs.ids[first_row[twin[position]]]}"
+        cause = f"the {earlier} split has the same content in row {theirs.place(int(first_row[twin[position]]))}"
         column = source.fault(position, ValueError()).column or modality
-        return Fault(IN_TWO_SPLITS, cause, ours.ids[row], column, source.name(position), later)
+        return Fault(IN_TWO_SPLITS, cause, ours.place(int(row)), column, source.name(position), later)
 
     shared = np.flatnonzero(np.isin(index_R, list(twin)) & ~log.has(IN_TWO_SPLITS, later))
     log.add(IN_TWO_SPLITS, later, shared, fault, stops=False)
@@ -122,6 +122,6 @@ def _tell_of_class(told: Fault, number: int, split: Split, rows: PairedRows, log
     found = np.flatnonzero(has_R & ~log.faulty(split, stopping=True))
 
     def fault(row: int) -> Fault:
-        return Fault(told.kind, told.cause, rows.ids[row], told.column, told.value, split)
+        return Fault(told.kind, told.cause, rows.place(int(row)), told.column, told.value, split)
 
     log.add(NEVER_SEEN, split, found, fault, stops=False)

@@ -106,7 +106,13 @@ def checked(folder: Path, rows: list[list[Any]], *, workers: int = 0, plain: Pla
 
 
 def found(check: DataCheck) -> dict[str, list[tuple[str, str]]]:
-    return {kind: [(one.row, one.column) for one in of.faults] for kind, of in check.log.kinds.items()}
+    return {kind: [(named(one.row), one.column) for one in of.faults] for kind, of in check.log.kinds.items()}
+
+
+def named(place: str) -> str:
+    """From `rows.csv:7 (row5)` to row5; where no id names a row, its place does."""
+    place, _, name = place.partition(" (")
+    return name.removesuffix(")") or place
 
 
 def test_clean_rows_have_no_faults(tmp_path: Path) -> None:
@@ -172,7 +178,7 @@ def broken(folder: Path) -> tuple[list[list[Any]], dict[str, list[tuple[str, str
         "missing target": [("row21", "kind")],
         "target out of range": [("row24", "price")],
         "unknown split": [(line[27], "part")],
-        "duplicate id": [(line[30], "name")],
+        "duplicate id": [("row29", "name")],
         "in two splits": [("row5", "photo")],
         "class never seen in training": [("row11", "kind"), ("", "kind")],
         "ragged line": [(line[36], "")],
@@ -197,8 +203,8 @@ def test_a_fault_says_where_and_why(tmp_path: Path) -> None:
     rows, _ = broken(tmp_path)
     kinds = checked(tmp_path, rows).log.kinds
     folder, twin, ident = (kinds[kind].faults[0] for kind in ("folder", "in two splits", "duplicate id"))
-    assert folder == Fault("folder", "is a folder, not a file", "row8", "photo", "folder", "val")
-    assert twin.cause == "the train split has the same content in row row0"
+    assert folder == Fault("folder", "is a folder, not a file", "rows.csv:10 (row8)", "photo", "folder", "val")
+    assert twin.cause == "the train split has the same content in row rows.csv:2 (row0)"
     assert (twin.value, twin.split) == ("copy.png", "val")
     assert ident.cause == "is also the id of rows.csv:30"
     assert kinds["class never seen in training"].faults[1].value == "yak"

@@ -41,8 +41,8 @@ def test_a_column_says_it_under_its_usual_names() -> None:
 @settings(deadline=None, max_examples=60)
 @given(
     num_rows=st.integers(20, 300),
-    val=st.floats(0, 0.4),
-    test=st.floats(0, 0.4),
+    val=st.one_of(st.just(0.0), st.floats(0.15, 0.4)),
+    test=st.one_of(st.just(0.0), st.floats(0.15, 0.4)),
     groups=st.sampled_from([0, 30, 60]),
     classes=st.integers(1, 5),
     seed=st.integers(0, 99),
@@ -96,9 +96,26 @@ def test_rows_without_a_group_stand_alone() -> None:
     assert len(rows["val"]) == 50
 
 
-def test_one_group_cannot_be_split() -> None:
-    with pytest.raises(ValueError, match="no group is left to train on"):
-        split_rows(table(patient=[1] * 10), Split(val=0.9, group_by="patient"), seed=0)
+@pytest.mark.parametrize(("share", "left"), [(0.9, "train"), (0.1, "val")])
+def test_one_group_cannot_be_split(share: float, left: str) -> None:
+    with pytest.raises(ValueError, match=f"leaves no row for {left}: there are too few rows or groups"):
+        split_rows(table(patient=[1] * 10), Split(val=share, group_by="patient"), seed=0)
+
+
+def test_one_large_group_does_not_take_a_share_for_itself() -> None:
+    patient = [0] * 100 + list(range(1, 31))
+    for seed in range(20):
+        rows, _ = split_rows(table(patient=patient), Split(val=0.2, group_by="patient"), seed)
+        assert len(rows["val"]) == 26
+
+
+@pytest.mark.parametrize("empty", [None, " ", ""])
+def test_rows_without_a_class_are_split_too(empty: str | None) -> None:
+    label = ["a"] * 50 + ["b"] * 50 + [empty] * 100
+    rows, _ = split_rows(table(label=label), Split(val=0.2, test=0.2, stratify="label"), seed=0)
+    assert Counter(label[row] for row in rows["val"]) == {"a": 10, "b": 10, empty: 20}
+    rows, _ = split_rows(table(label=pa.nulls(10, pa.string())), Split(val=0.2, stratify="label"), seed=0)
+    assert len(rows["val"]) == 2
 
 
 @pytest.mark.parametrize(
