@@ -107,9 +107,13 @@ def _run(arguments: list[str]) -> int:
     if DEFAULT_CONFIG.exists() and not any(one.partition("=")[0] in ("--config", "-c", "-h", "--help") for one in rest):
         rest = ["--config", str(DEFAULT_CONFIG), *rest]
         sys.argv[2:] = rest
-    if not rest and options is not None:
-        return refuse("data check: give an experiment with --config FILE", 2)
-    if not rest or rest[0] in ("-h", "--help"):
+    if not rest:
+        return refuse(
+            f"there is no {DEFAULT_CONFIG} here: give an experiment with --config FILE, or let `crossmodal init DATA` "
+            f"write one (`crossmodal {'data check' if options else command} --help`)",
+            2,
+        )
+    if rest[0] in ("-h", "--help"):
         sys.stdout.write(_training_help(command))
         return 0
     try:

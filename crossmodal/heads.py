@@ -180,10 +180,29 @@ class MultiLabelHead(Head):
 
 
 class RegressionHead(Head):
-    """C quantities. Targets: floats, shape (B, C)."""
+    """C quantities. Targets: floats, shape (B, C).
+
+    They are learned in units of the training split's deviation about its mean, and given in their own.
+    """
 
     reported = "value"
     expects = "finite numbers"
+
+    def __init__(self, width: int, num_outputs: int) -> None:
+        super().__init__(width, num_outputs)
+        self.scale_C: Tensor
+        self.register_buffer("scale_C", torch.ones(num_outputs))
+
+    def forward(self, workspace_BLD: Tensor, absent_B: Tensor | None = None) -> Tensor:
+        """Return values, shape (B, C); of rows without any modality, the mean."""
+        outputs_BC = self.prior_C + self.scale_C * super().forward(workspace_BLD)
+        return outputs_BC if absent_B is None else torch.where(absent_B.unsqueeze(1), self.prior_C, outputs_BC)
+
+    def learn_prior(self, targets: Tensor) -> None:
+        """Take the mean, and the deviation; 1 where all are the same."""
+        super().learn_prior(targets)
+        deviation_C = targets.double().std(0, correction=0)
+        self.scale_C.copy_(torch.where(deviation_C > 0, deviation_C, 1.0))
 
     def valid(self, targets: Tensor) -> Tensor:
         """Return which rows have only finite numbers."""
@@ -191,10 +210,10 @@ class RegressionHead(Head):
         return targets.isfinite().all(1)
 
     def loss(self, outputs_BC: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean squared error."""
+        """Return the mean squared error, in units of the training split's variance."""
         if targets.shape != outputs_BC.shape:
             raise ValueError(f"targets must have shape {tuple(outputs_BC.shape)}, not {tuple(targets.shape)}")
-        return F.mse_loss(outputs_BC, targets.to(outputs_BC.dtype))
+        return F.mse_loss(outputs_BC / self.scale_C, targets.to(outputs_BC.dtype) / self.scale_C)
 
     def prior(self, targets: Tensor) -> Tensor:
         """Return the mean."""

@@ -85,6 +85,7 @@ def _said(experiment: Experiment, output: Path) -> list[str]:
         notes = modality.notes if len(modality.columns) <= 3 else [f"{len(modality.columns)} columns"]
         lines.append(f"  input {modality.name} ({kind}): " + "; ".join(notes))
     lines += [f"  target {target.name} ({target.type}): {target.note}" for target in proposal.targets]
+    lines += ["    (another: --target COLUMN)"]
     for role, column in (("names", proposal.id), ("splits", proposal.split), ("groups", proposal.group)):
         lines += [f"  {role}: {column.name}"] if column else []
     lines += [f"  not used: {name}: {why}" for name, why in proposal.unused.items()]

@@ -82,7 +82,8 @@ def predict(
                 raise Interrupted(signal.SIGTERM) from None
             raise
     parts.merge()
-    print(f"{parts.rows:,} predictions in {path}")
+    left_out = len(rows) - parts.rows
+    print(f"{parts.rows:,} predictions in {path}" + (f"; {left_out:,} rows are left out" if left_out else ""))
 
 
 def _rows_to_predict(trainer: Trainer, data: PairedDataModule, limit: int | None) -> PairedRows:

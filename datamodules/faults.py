@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 SHOWN_CHARACTERS = 80
+WHAT_TO_DO = (
+    "\n  `crossmodal data check` lists every such row; data.init_args.on_error: quarantine leaves them out, and goes on"
+)
 
 
 class InputError(ValueError):
@@ -66,10 +70,7 @@ class FaultyRowsError(ValueError):
 
     def __init__(self, faults: list[Fault]) -> None:
         more = f" (and {len(faults) - 1:,} more)" if faults[1:] else ""
-        super().__init__(
-            f"{faults[0]}{more}\n  `crossmodal data check` lists every such row; data.init_args.on_error: quarantine "
-            "trains without them"
-        )
+        super().__init__(f"{faults[0]}{more}{WHAT_TO_DO}")
         self.faults = faults
 
 
@@ -110,7 +111,7 @@ class Quarantine:
             self._faults.setdefault((split, fault.row), fault)
         self._write()
         count, num_rows = self.count(split), self._num_rows[split]
-        if count > self.limit * num_rows:
+        if count > math.ceil(self.limit * num_rows):  # one row of a small split is not too many
             first = next(fault for (of, _), fault in self._faults.items() if of == split)
             raise ValueError(
                 f"{count:,} of the {num_rows:,} rows of the {split} split cannot be used, more than "

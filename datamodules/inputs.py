@@ -79,6 +79,12 @@ def inputs_of(table: Table, spec: Column, place: Place, rows: NDArray[np.int64],
             )
         if allowed:
             index_R = np.where(absent_R, ABSENT, index_R)
+            if absent_U.any():
+                print(
+                    f"{table.name}, column {', '.join(spec.names)!r}: {int(absent_U.sum()):,} of {len(absent_U):,} "
+                    f"files do not exist, and are absent; the first is {source.name(int(absent_U.argmax()))}",
+                    flush=True,
+                )
         else:
             for row in np.flatnonzero(absent_R).tolist():
                 position = int(index_R[row])
@@ -135,6 +141,8 @@ def _distinct(table: Table, spec: Column, rows: NDArray[np.int64]) -> tuple[NDAr
         if len(used) and used[0] == ABSENT:
             first, inverse = first[1:], inverse - 1
         return inverse.astype(np.int64, copy=False), rows[first]
+    if spec.type == "table" and spec.missing == "error":  # values that are missing have tokens of their own
+        return np.arange(len(rows)), rows
     present_R = ~empty_rows(table, spec.names, rows)
     if present_R.all():
         return np.arange(len(rows)), rows

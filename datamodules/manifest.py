@@ -31,7 +31,7 @@ class Manifest(TableData):
         split: How the rows of `train` are split: by a column, or by chance.
         root: Folder that paths begin in, and that none may lead out of; by default they begin where the manifest
             lies, and may lead anywhere.
-        id: Column of the rows' names; by default they are named by file and line.
+        id: Column of the rows' names; by default they are named by file and line, or in a folder by their file.
         cache: Folder for what is kept of manifests that are too large for memory.
         on_error: `stop` ends at the first rows that cannot be used; `quarantine` leaves them out, and lists them in
             the run's quarantine.jsonl.
@@ -121,8 +121,11 @@ class Manifest(TableData):
         columns = self.columns(split)
         if split == "train":
             columns += [name for name in self.rule.names if name not in columns]
+        is_folder = Path(file).is_dir()
+        row_names = self.id or ("file" if is_folder else None)
+        columns += [row_names] if row_names and row_names not in columns else []
         optional = () if split == "train" else self.optional_columns
         table, faults = open_table(file, columns, optional=optional, strings=self.text_columns, cache=self.cache)
-        folder = file if Path(file).is_dir() else file.rpartition("/")[0] if is_url(file) else str(Path(file).parent)
+        folder = file if is_folder else file.rpartition("/")[0] if is_url(file) else str(Path(file).parent)
         place = Place(self.root or folder, is_fenced=self.root is not None)
-        return Part(table, np.arange(len(table)), place, faults)
+        return Part(table, np.arange(len(table)), place, faults, row_names)

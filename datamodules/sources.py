@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.decoding import DECODING, decode_image, read_file
-from datamodules.faults import Fault, InputError
+from datamodules.faults import WHAT_TO_DO, Fault, InputError
 
 KEY_BYTES = 16
 T = TypeVar("T")
@@ -30,7 +30,8 @@ class UnreadableInputsError(ValueError):
 
     def __init__(self, faults: Mapping[int, Fault]) -> None:
         first = next(iter(faults.values()))
-        super().__init__(f"cannot read {first}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""))
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        super().__init__(f"cannot read {first}{more}" + (WHAT_TO_DO if first.column else ""))
         self.faults = faults
 
 

@@ -34,12 +34,14 @@ class Part:
         rows: Of the table.
         place: Where relative paths begin.
         faults: Of rows that were left out when the table was read.
+        id: Column of the rows' names.
     """
 
     table: Table
     rows: NDArray[np.int64]
     place: Place
     faults: list[Fault]
+    id: str | None = None
 
 
 def parts_of(whole: Part, rule: SplitRule, seed: int) -> dict[Split, Part]:
@@ -188,7 +190,7 @@ class TableData(PairedDataModule):
         part = self.part(split)
         if part is None:
             return None
-        ids = TableIds(part.table, part.rows, self.id)
+        ids = TableIds(part.table, part.rows, part.id or self.id)
         inputs = {
             name: inputs_of(part.table, spec, part.place, part.rows, must_exist=split == "train")
             for name, spec in self._specs(part).items()

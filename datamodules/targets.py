@@ -103,6 +103,10 @@ def outputs_of(table: Table, target: Target, rows: NDArray[np.int64]) -> list[st
     found = {name for code, cell in enumerate(cells) if code in used for name in _names(cell, target)}
     if not found:
         raise ValueError(f"{table.name}, column {target.column!r}: has no class in the training split")
+    if target.type == "class" and len(found) == 1:
+        raise ValueError(
+            f"{table.name}, column {target.column!r}: has the one class {min(found)!r}; nothing is to learn"
+        )
     return sorted(found, key=_in_order)
 
 

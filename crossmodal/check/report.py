@@ -24,6 +24,7 @@ from datamodules.faults import Fault
 
 FIRST_ROWS = 3  # that the terminal shows of each kind of fault
 TOP_CLASSES = 20
+DEFAULT_LIMIT = 0.05  # of `max_quarantined`
 IN_TWO_SPLITS = "in two splits"
 NOT_LEFT_OUT = {"unexpected error", "unusable split", "wrong target"}  # by `on_error: quarantine`
 
@@ -108,10 +109,11 @@ def hints(figures: dict[str, Any], *, can_leave_out: bool, limit: float | None) 
     stopping = {kind for kind, found in faults.items() if found["stops_training"]}
     if can_leave_out and stopping and not stopping & NOT_LEFT_OUT and train is not None:
         unusable = sum(one["rows"] - one["usable"] for one in figures["splits"].values())
-        share = (train["rows"] - train["usable"]) / train["rows"]
-        quarantine = f"on_error: quarantine trains without these {unusable:,} rows ({share:.1%} of train)"
-        too_many = limit is not None and share > limit
-        said.append(f"{quarantine}; max_quarantined: {limit:g} does not allow it" if too_many else quarantine)
+        shares = {split: 1 - one["usable"] / one["rows"] for split, one in figures["splits"].items() if one["rows"]}
+        split, share = max(shares.items(), key=lambda pair: pair[1])
+        quarantine = f"on_error: quarantine goes on without these {unusable:,} rows ({share:.1%} of {split})"
+        limit = DEFAULT_LIMIT if limit is None else limit
+        said.append(f"{quarantine}, if max_quarantined is above {limit:g}" if share > limit else quarantine)
     return said
 
 

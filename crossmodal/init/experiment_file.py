@@ -23,6 +23,7 @@ HEADS = {"class": "ClassificationHead", "labels": "MultiLabelHead", "number": "R
 SPEECH_RATE, LOW_RATE, LOWEST_RATE = 16_000, 8000, 4000  # Hz
 LONGEST_SOUND = 30.0  # seconds
 SHARES = ((20, 0.1), (5, 0.2), (0, 0.25))  # from how many rows on, which of them go to each split that is made
+MOST_LEFT_OUT = 0.2  # of the rows: where more cannot be used, something else is wrong
 CALLBACKS = "pytorch_lightning.callbacks"
 
 
@@ -106,6 +107,8 @@ class Experiment:
             return {"on_error": Noted("stop", beside="at rows that cannot be used; quarantine leaves them out")}
         unusable = sum(column.empty for column in columns) + len(self.sample.faults)
         share = unusable / (len(self.sample) + len(self.sample.faults))
+        if share > MOST_LEFT_OUT:
+            return {"on_error": Noted("stop", above=notes, beside="at rows that cannot be used: they are many")}
         limit = min(1.0, math.ceil(20 * (2 * share)) / 20)
         return {
             "on_error": Noted(

@@ -141,6 +141,11 @@ def _only_target(columns: Sequence[Column]) -> Target:
         seen = "".join(f"\n  {column.name}: {column.note}" for column in columns)
         raise UsageError(f"no column can be a target: values would have to come several times, or be numbers{seen}")
     best = max(map(rank, possible))
+    for column in columns:  # another column is hardly what is meant
+        if best < 3 and tells_target(column) and column.filled and column.distinct < 2:
+            raise UsageError(
+                f"{column.name}: has one value only, {column.note}; say what is to be predicted with --target"
+            )
     chosen = [target for target in possible if rank(target) == best]
     first = chosen[0]
     if best and all(says_the_same(first.column, other.column) for other in chosen[1:]):

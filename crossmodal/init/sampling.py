@@ -60,6 +60,8 @@ def find_source(path: Path) -> Source:
         if not ROWS.fullmatch(path.name):
             raise UsageError(f"{path}: no file of rows; its name would end in .csv, .tsv, .jsonl, .ndjson or .parquet")
         return Source(path, {})
+    if any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
+        raise UsageError(f"{path}: is a Hugging Face data set, which `init` does not read; docs/data.md shows its YAML")
     files = [entry for entry in sorted(path.iterdir()) if entry.is_file() and ROWS.fullmatch(entry.name)]
     by_split: dict[str, Path] = {}
     for file in files:

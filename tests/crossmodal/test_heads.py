@@ -171,6 +171,19 @@ def test_weights_of_labels_in_the_loss() -> None:
     assert_close(head.loss(OUTPUTS_BC, targets).item(), sum(terms) / len(terms), atol=1e-5, rtol=1e-5)
 
 
+def test_quantities_are_learned_in_units_of_their_deviation() -> None:
+    head, plain = RegressionHead(4, 2), RegressionHead(4, 2)
+    head.load_state_dict(plain.state_dict())
+    head.learn_prior(torch.tensor([[100.0, 7.0], [300.0, 7.0]]))
+    workspace_BLD = torch.randn(3, 2, 4)
+    units_BC = plain(workspace_BLD)
+    values_BC = head(workspace_BLD)
+    assert_close(values_BC, units_BC * torch.tensor([100.0, 1.0]) + torch.tensor([200.0, 7.0]))
+    targets = torch.tensor([[200.0, 7.0], [250.0, 8.0], [100.0, 6.0]])
+    in_units = (targets - torch.tensor([200.0, 7.0])) / torch.tensor([100.0, 1.0])
+    assert_close(head.loss(values_BC, targets), plain.loss(units_BC, in_units))
+
+
 def test_quantities_have_no_weights() -> None:
     with pytest.raises(ValueError, match="RegressionHead takes no weights"):
         RegressionHead(4, 1).weigh(torch.ones(1))

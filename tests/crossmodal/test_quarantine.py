@@ -71,10 +71,11 @@ def test_stops_with_one_message(crossmodal: Zygote, folder: Path, options: tuple
     status, output = crossmodal.run("fit", *options, cwd=folder)  # crossmodal.yaml is taken where no file is given
     assert status == 1, output
     assert "Traceback" not in output
-    (error,) = [line for line in output.splitlines() if "error" in line]
+    (error,) = [line for line in output.splitlines() if line.startswith("crossmodal: error")]
     assert "cannot read data.csv:" in error
     assert "column 'photo'" in error
     assert "is no picture that Pillow knows" in error
+    assert "data.init_args.on_error: quarantine leaves them out" in output
 
 
 @pytest.mark.parametrize("options", [(), TRAINED, (*TRAINED, *WORKERS)], ids=["stored", "trained", "workers"])

@@ -178,7 +178,7 @@ def broken(folder: Path) -> tuple[list[list[Any]], dict[str, list[tuple[str, str
         "missing target": [("row21", "kind")],
         "target out of range": [("row24", "price")],
         "unknown split": [(line[27], "part")],
-        "duplicate id": [("row29", "name")],
+        "duplicate id": [("row30", "name")],
         "in two splits": [("row5", "photo")],
         "class never seen in training": [("row11", "kind"), ("", "kind")],
         "ragged line": [(line[36], "")],

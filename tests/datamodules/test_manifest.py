@@ -171,8 +171,8 @@ def test_a_row_that_cannot_be_used_stops_the_run_or_is_left_out(
     lenient.quarantine.list_in(tmp_path / "quarantine.jsonl")  # type: ignore[union-attr]
     (listed,) = map(json.loads, (tmp_path / "quarantine.jsonl").read_text().splitlines())
     assert (listed["kind"], listed["row"], listed["split"]) == (kind, "data.csv:4", "train")
-    with pytest.raises(ValueError, match=r"1 of the 6 rows .* more than data.init_args.max_quarantined \(0.1\)"):
-        connected(Manifest(**settings, on_error="quarantine", max_quarantined=0.1)).rows("train")
+    with pytest.raises(ValueError, match=r"1 of the 6 rows .* more than data.init_args.max_quarantined \(0\)"):
+        connected(Manifest(**settings, on_error="quarantine", max_quarantined=0)).rows("train")
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

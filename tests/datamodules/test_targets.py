@@ -33,7 +33,7 @@ def read(target: Target, **columns: Any) -> tuple[list[str], list[Any], dict[int
         ([1.0, 0.0], ["0", "1"], [1, 0]),  # what a data frame makes of numbers beside an empty cell
         ([True, False], ["False", "True"], [1, 0]),
         (["10", "9", "b", "a"], ["9", "10", "a", "b"], [1, 0, 3, 2]),
-        ([" cat", "cat "], ["cat"], [0, 0]),
+        ([" cat", "cat ", "dog"], ["cat", "dog"], [0, 0, 1]),
         (pa.array(["x", "y", "x"]).dictionary_encode(), ["x", "y"], [0, 1, 0]),
     ],
 )
@@ -56,6 +56,8 @@ def test_given_classes_keep_their_order_and_others_are_faults() -> None:
 def test_classes_are_those_of_the_training_rows() -> None:
     data = table(kind=["a", "b", "c"])
     assert outputs_of(data, Target("class", "kind"), np.array([0, 2])) == ["a", "c"]
+    with pytest.raises(ValueError, match=r"rows.csv, column 'kind': has the one class 'a'"):
+        outputs_of(data, Target("class", "kind"), np.array([0]))
     with pytest.raises(ValueError, match=r"rows.csv, column 'kind': has no class"):
         outputs_of(table(kind=[None, ""]), Target("class", "kind"), np.arange(2))
 
