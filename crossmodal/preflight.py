@@ -72,9 +72,8 @@ class _Checker:
             if key not in known:
                 self.fail(str(key), f"unknown key {str(key)!r}{nearest(str(key), known)}")
         if missing := [key for key in ("experts", "data", "model") if key not in self.config]:
-            raise UsageError(
-                f"missing {', '.join(missing)}: give an experiment with --config FILE (`crossmodal init DATA` writes one)"
-            )
+            hint = "give an experiment with --config FILE (`crossmodal init DATA` writes one)"
+            raise UsageError(f"missing {', '.join(missing)}: {hint}")
         for key, value in self.config.items():
             if key == "experts":
                 self.check_experts(value)

@@ -329,10 +329,8 @@ def test_a_folder_of_class_folders(tmp_path: Path) -> None:
         targets=LABEL,
     )
     for split in ("train", "val"):
-        assert [(row["image"].getpixel((0, 0))[0], row["label"]) for row in contents(manifest, split)] == [
-            (0, 0),
-            (1, 1),
-        ]
+        rows = {row["id"]: (row["image"].getpixel((0, 0))[0], row["label"]) for row in contents(manifest, split)}
+        assert rows == {f"{split}/cat/0.png": (0, 0), f"{split}/dog/0.png": (1, 1)}
 
 
 def test_weights_and_quantities_reach_the_model(tmp_path: Path) -> None:
