@@ -68,6 +68,8 @@ def predict(
         "trainer": {"precision": str(trainer.precision)},
     }
     _go_on(parts, json.loads(json.dumps(job)))
+    if not parts.batches and data.quarantine is not None:
+        data.quarantine.list_anew()
     if parts.rows:
         print(f"going on after {parts.rows:,} of {len(rows):,} rows", flush=True)
     if parts.batches * data.batch_size < len(rows):
@@ -83,6 +85,8 @@ def predict(
             raise
     parts.merge()
     left_out = len(rows) - parts.rows
+    if data.quarantine is not None:  # the table alone shows that some cannot be used
+        left_out = max(left_out, data.quarantine.count(data.predicted_split))
     print(f"{parts.rows:,} predictions in {path}" + (f"; {left_out:,} rows are left out" if left_out else ""))
 
 

@@ -6,6 +6,7 @@ Legend: R rows of a split, U distinct inputs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def learn_statistics(
         positions = rows.used(modality)
         step = -(-len(positions) // MOST_INPUTS) or 1
         batches = in_batches(positions[::step], batch_size)
-        device = next(expert.parameters()).device
+        device = next(chain(expert.parameters(), expert.buffers())).device
         num_workers = num_encode_workers(workers, len(batches))
         inputs = _batches(data, modality, batches, num_workers)
         expert.learn_statistics(move_data_to_device(one, device) for one in inputs)

@@ -117,9 +117,11 @@ class TrainingCLI(ExperimentCLI):
         super().instantiate_classes()
         self.trainer = self.instantiate_trainer()
         if self.datamodule.quarantine is not None and self.run_folder is not None and not self.is_trial:
-            beside = self.settings.output if self.subcommand == "predict" else None
-            file = Path(f"{beside}.quarantine.jsonl") if beside else self.run_folder.path / "quarantine.jsonl"
-            self.datamodule.quarantine.list_in(file)
+            file = self.run_folder.path / "quarantine.jsonl"
+            if self.subcommand == "predict":
+                file = Path(f"{self._predictions}.quarantine.jsonl")
+            goes_on = self.subcommand == "fit" and self._new_folder is None
+            self.datamodule.quarantine.list_in(file, goes_on=goes_on)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the run's loggers, callbacks and checkpoints."""
@@ -248,10 +250,14 @@ class TrainingCLI(ExperimentCLI):
         assert self.run_folder is not None
         print_figures(figures, {"figures": self.run_folder.write(file_name, figures)})
 
+    @property
+    def _predictions(self) -> Path:
+        assert self.run_folder is not None
+        return Path(self.settings.output or self.run_folder.path / "predictions.parquet")
+
     def predict(self, **kwargs: Any) -> None:
         """Write a checkpoint's predictions."""
-        assert self.run_folder is not None
-        path = Path(self.settings.output or self.run_folder.path / "predictions.parquet")
+        path = self._predictions
         settings = self._parser("predict").dump(self.settings, skip_none=False)
         checkpoint, limit = Path(kwargs["ckpt_path"]), self.settings.limit
         predict(self.trainer, self.model, self.datamodule, path, checkpoint, settings=settings, limit=limit)

@@ -42,7 +42,8 @@ class Column:
         of: Of a sequence: the type of its inputs.
         separator: Of a sequence: what stands between the inputs in a cell of text.
         key: Of an array in an .npz file, or in a dictionary in a .pt file.
-        missing: `allow` takes an empty cell or an absent file for absence; else it is a fault of the row.
+        missing: `allow` takes an empty cell or an absent file for absence; else it is a fault of the row (but in a
+            table, where a value may be missing).
     """
 
     type: Kind
@@ -151,7 +152,8 @@ def as_name(cell: Any) -> str:
     if isinstance(cell, bytes):
         cell = cell.decode(errors="backslashreplace")
     if isinstance(cell, str):
-        return cell.split(".")[0] if WHOLE.fullmatch(cell) else cell
+        text = cell.strip()
+        return text.split(".")[0] if WHOLE.fullmatch(text) else text
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 

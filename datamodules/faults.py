@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -106,12 +107,12 @@ class Quarantine:
         if not new:
             return
         if not self._faults:
-            self.say(f"quarantined: {new[0]}; further rows are listed in quarantine.jsonl")
+            self.say(f"quarantined: {new[0]}; further rows are listed in {self.file or 'quarantine.jsonl'}")
         for fault in new:
             self._faults.setdefault((split, fault.row), fault)
         self._write()
         count, num_rows = self.count(split), self._num_rows[split]
-        if count > math.ceil(self.limit * num_rows):  # one row of a small split is not too many
+        if count > allowed(self.limit, num_rows):
             first = next(fault for (of, _), fault in self._faults.items() if of == split)
             raise ValueError(
                 f"{count:,} of the {num_rows:,} rows of the {split} split cannot be used, more than "
@@ -127,14 +128,27 @@ class Quarantine:
         """Return how many rows of a split are left out."""
         return sum(of == split for of, _ in self._faults)
 
-    def list_in(self, file: Path) -> None:
-        """Write what there is and what will come to this file, one JSON object a line."""
+    def list_in(self, file: Path, *, goes_on: bool = False) -> None:
+        """Write what there is and what will come to this file, one JSON object a line.
+
+        Args:
+            file: May have rows already, which are not listed again.
+            goes_on: They count here, too: a run goes on.
+        """
         self.file = file
         for fault in _listed(file):
             key = (fault.split, fault.row)
-            self._faults.setdefault(key, fault)
             self._written.add(key)
+            if goes_on:
+                self._faults.setdefault(key, fault)
         self._write()
+
+    def list_anew(self) -> None:
+        """Forget what an earlier process listed."""
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+            self._written.clear()
+            self._write()
 
     def _write(self) -> None:
         if self.file is None:
@@ -146,13 +160,18 @@ class Quarantine:
             self._written.update(missing)
 
 
+def allowed(limit: float, num_rows: int) -> int:
+    """Return how many of some rows a share of them is; one is not too many, unless none may be left out."""
+    return max(math.floor(limit * num_rows + 1e-9), int(limit > 0))
+
+
 def _listed(file: Path) -> list[Fault]:
     """Read what an earlier process listed; a last line that it could not finish is cut off."""
     if not file.exists():
         return []
     *whole, _rest = file.read_text().split("\n")
-    with file.open("r+") as stream:
-        stream.truncate(sum(len(line.encode()) + 1 for line in whole))
+    if _rest:
+        os.truncate(file, sum(len(line.encode()) + 1 for line in whole))
     try:
         return [Fault(**json.loads(line)) for line in whole]
     except (ValueError, TypeError) as error:

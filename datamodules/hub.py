@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from huggingface_hub.constants import HF_HOME
 
 from datamodules.columns import Column, Place
 from datamodules.hub_tables import as_cells, class_names, load
@@ -40,7 +41,7 @@ class HubData(TableData):
             data set's own split.
         id: Column of the rows' names; by default they are named by split and number, such as `train#17`.
         on_error: `stop` ends at the first rows that cannot be used; `quarantine` leaves them out, and lists them in
-            the run's quarantine.jsonl.
+            quarantine.jsonl of the run, or beside predictions.
         max_quarantined: Stop where more than this share of a split's rows is left out.
         batch_size: Rows a batch.
         num_workers: Processes that read ahead.
@@ -127,8 +128,8 @@ class HubData(TableData):
                     f"{what}, column {column!r}: has a number of none of its {len(names or [])} classes"
                 ) from None
         folder = Path(self.path).expanduser()
-        # the rows are others': they name no files outside
-        place_of_files = Place(str(folder), is_fenced=True) if folder.is_dir() else Place(".")
+        # what comes from a hub is others': it names no files but those that came with it
+        place_of_files = Place(str(folder)) if folder.is_dir() else Place(HF_HOME, is_fenced=True)
         return Part(Table(name, data), np.arange(len(data)), place_of_files, [])
 
     @cached_property

@@ -34,7 +34,7 @@ class Manifest(TableData):
         id: Column of the rows' names; by default they are named by file and line, or in a folder by their file.
         cache: Folder for what is kept of manifests that are too large for memory.
         on_error: `stop` ends at the first rows that cannot be used; `quarantine` leaves them out, and lists them in
-            the run's quarantine.jsonl.
+            quarantine.jsonl of the run, or beside predictions.
         max_quarantined: Stop where more than this share of a split's rows is left out.
         batch_size: Rows a batch.
         num_workers: Processes that read ahead.

@@ -125,6 +125,10 @@ def _drawn(
             split_G[left[taken]] = number
             owed[name] = wanted - int(sizes_G[left[taken]].sum())
             left = left[~taken]
+    for number, share in enumerate(shares.values(), start=1):
+        left = np.flatnonzero(split_G == 0)
+        if share and len(left) > 1 and not (split_G == number).any():  # groups are few: it gets the smallest
+            split_G[left[np.argmin(sizes_G[left])]] = number
     split_R: NDArray[np.int64] = split_G[group_R]
     return split_R
 

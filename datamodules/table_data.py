@@ -92,7 +92,7 @@ class TableData(PairedDataModule):
         targets: By task, which columns make it; predictions need none.
         id: Column of the rows' names.
         on_error: `stop` ends at the first rows that cannot be used; `quarantine` leaves them out, and lists them in
-            the run's quarantine.jsonl.
+            quarantine.jsonl of the run, or beside predictions.
         max_quarantined: Stop where more than this share of a split's rows is left out.
         batch_size: Rows a batch.
         num_workers: Processes that read ahead.

@@ -12,6 +12,7 @@ The keys of check.json:
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rich.console import Console
@@ -20,7 +21,7 @@ from rich.text import Text
 
 from crossmodal.console import is_terminal
 from datamodules.checking import DataCheck
-from datamodules.faults import Fault
+from datamodules.faults import Fault, allowed
 
 FIRST_ROWS = 3  # that the terminal shows of each kind of fault
 TOP_CLASSES = 20
@@ -113,7 +114,8 @@ def hints(figures: dict[str, Any], *, can_leave_out: bool, limit: float | None) 
         split, share = max(shares.items(), key=lambda pair: pair[1])
         quarantine = f"on_error: quarantine goes on without these {unusable:,} rows ({share:.1%} of {split})"
         limit = DEFAULT_LIMIT if limit is None else limit
-        said.append(f"{quarantine}, if max_quarantined is above {limit:g}" if share > limit else quarantine)
+        too_many = any(one["rows"] - one["usable"] > allowed(limit, one["rows"]) for one in figures["splits"].values())
+        said.append(f"{quarantine}, with max_quarantined: {math.ceil(100 * share) / 100:g}" if too_many else quarantine)
     return said
 
 

@@ -139,3 +139,30 @@ def test_nothing_that_can_be_encoded(crossmodal: Zygote, folder: Path) -> None:
     assert status == 1, output
     assert "30 of the 30 rows of the train split cannot be used" in output
     assert "Traceback" not in output
+
+
+def test_weights_of_classes_are_not_needed_to_predict(crossmodal: Zygote, folder: Path) -> None:
+    balanced = (*LENIENT, "--data.init_args.targets.label.weights", "balanced")
+    status, output = crossmodal.run("fit", *balanced, cwd=folder)
+    assert status == 0, output
+    for command in ("test", "predict"):
+        status, output = crossmodal.run(command, *balanced, "--ckpt_path", "best", cwd=folder)
+        assert status == 0, output
+
+
+def test_predict_lists_what_it_leaves_out_beside_its_output(crossmodal: Zygote, folder: Path) -> None:
+    status, output = crossmodal.run("fit", *LENIENT, cwd=folder)
+    assert status == 0, output
+    (folder / "new.csv").write_text("photo,question\n1.png,what?\n3.png,what?\ngone.png,why?\n2.png,why?\n")
+    lenient = (*LENIENT[:3], "0.5", "--data.init_args.predict", "new.csv")
+    for _ in range(2):
+        status, output = crossmodal.run("predict", *lenient, "--ckpt_path", "best", "--output", "p.csv", cwd=folder)
+        assert status == 0, output
+        assert "2 predictions in p.csv; 2 rows are left out" in output
+        listed = [json.loads(line)["row"] for line in (folder / "p.csv.quarantine.jsonl").read_text().splitlines()]
+        assert sorted(listed) == ["new.csv:3", "new.csv:4"]
+    (folder / "new.csv").write_text("photo,question\n1.png,what?\n8.png,what?\n2.png,why?\n")
+    status, output = crossmodal.run("predict", *lenient, "--ckpt_path", "best", "--output", "p.csv", cwd=folder)
+    assert status == 0, output
+    listed = [json.loads(line)["row"] for line in (folder / "p.csv.quarantine.jsonl").read_text().splitlines()]
+    assert listed == ["new.csv:3"]

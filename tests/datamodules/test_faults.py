@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.faults import Fault, FaultyRowsError, InputError, Quarantine, shown
+from datamodules.faults import Fault, FaultyRowsError, InputError, Quarantine, allowed, shown
 
 
 def fault(row: str, kind: str = "missing file") -> Fault:
@@ -58,10 +58,10 @@ def test_the_limit_is_a_share(limit: float) -> None:
 
 def test_the_file_lists_every_row_once_even_when_a_run_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "run" / "quarantine.jsonl"
-    for _ in range(2):
+    for goes_on in (False, True):
         quarantine = Quarantine(limit=1, say=lambda _: None)
         quarantine.add([fault("before")], split="train", num_rows=3)
-        quarantine.list_in(file)
+        quarantine.list_in(file, goes_on=goes_on)
         quarantine.add([fault("after"), fault("before")], split="train", num_rows=3)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["row"] for row in rows] == ["before", "after"]
@@ -73,6 +73,41 @@ def test_the_file_lists_every_row_once_even_when_a_run_goes_on(tmp_path: Path) -
         "value": "a.jpg",
         "split": "train",
     }
+
+
+def test_a_run_that_goes_on_counts_what_it_left_out_before(tmp_path: Path) -> None:
+    file = tmp_path / "quarantine.jsonl"
+    first = Quarantine(limit=1, say=lambda _: None)
+    first.list_in(file)
+    first.add([fault("a"), fault("b")], split="train", num_rows=40)
+    with file.open("a") as stream:
+        stream.write('{"kind": "trunc')  # it was killed here
+    later = Quarantine(limit=0.05, say=lambda _: None)
+    later.list_in(file, goes_on=True)
+    assert later.counts == {"quarantined/train": 2}
+    with pytest.raises(ValueError, match="3 of the 40 rows"):
+        later.add([fault("c")], split="train", num_rows=40)
+    assert [json.loads(line)["row"] for line in file.read_text().splitlines()] == ["a", "b", "c"]
+    other = Quarantine(limit=0.05, say=lambda _: None)
+    other.list_in(file)
+    other.add([fault("d")], split="train", num_rows=40)
+    assert other.counts == {"quarantined/train": 1}
+    other.list_anew()
+    assert [json.loads(line)["row"] for line in file.read_text().splitlines()] == ["d"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "num_rows", "expected"),
+    [(0.05, 12, 1), (0.05, 39, 1), (0.05, 40, 2), (0.07, 100, 7), (0.55, 100, 55), (0.0, 100, 0), (1.0, 3, 3)],
+)
+def test_how_many_rows_a_share_is(limit: float, num_rows: int, expected: int) -> None:
+    assert allowed(limit, num_rows) == expected
+
+
+def test_a_file_that_is_no_list_is_named(tmp_path: Path) -> None:
+    (tmp_path / "quarantine.jsonl").write_text("no list\n")
+    with pytest.raises(ValueError, match=r"quarantine.jsonl: is no list of rows"):
+        Quarantine(limit=1).list_in(tmp_path / "quarantine.jsonl")
 
 
 def test_stopping_tells_the_first_row_how_many_more_and_what_to_do() -> None:

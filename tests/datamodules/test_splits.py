@@ -102,6 +102,14 @@ def test_one_group_cannot_be_split(share: float, left: str) -> None:
         split_rows(table(patient=[1] * 10), Split(val=share, group_by="patient"), seed=0)
 
 
+@pytest.mark.parametrize("groups", [3, 4, 5])
+def test_few_groups_are_enough(groups: int) -> None:
+    patient = [number % groups for number in range(60)]
+    rows, _ = split_rows(table(patient=patient), Split(val=0.1, test=0.1, group_by="patient"), seed=0)
+    sizes = {name: len({patient[row] for row in chosen}) for name, chosen in rows.items()}
+    assert sizes == {"train": groups - 2, "val": 1, "test": 1}
+
+
 def test_one_large_group_does_not_take_a_share_for_itself() -> None:
     patient = [0] * 100 + list(range(1, 31))
     for seed in range(20):
