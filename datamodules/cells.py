@@ -97,7 +97,7 @@ class Cells(Source):
     def is_there(self, cell: Any) -> bool:
         """Return whether the file that a cell names exists; true of what names none."""
         kind = self.spec.of or self.spec.type
-        if kind not in FILES or not isinstance(cell, str) or (kind == "array" and cell.lstrip().startswith("[")):
+        if not _names_file(kind, cell):
             return True
         try:
             located = self.place.locate(cell)
@@ -117,8 +117,8 @@ class Cells(Source):
             return cell
         if isinstance(cell, dict) and "bytes" in cell:  # as Hugging Face keeps files
             return self._content(kind, cell["bytes"] or cell.get("path"))
-        if isinstance(cell, str) and kind in FILES and not (kind == "array" and cell.lstrip().startswith("[")):
-            key = f"{self.spec.key}\0".encode() if self.spec.key else b""
+        if _names_file(kind, cell):
+            key = f"{self.spec.key}\0".encode() if self.spec.key and kind == "array" else b""
             return key + read_file(self.place.locate(cell))
         return (cell if isinstance(cell, str) else json.dumps(cell, default=str)).encode()
 
@@ -146,6 +146,11 @@ class Cells(Source):
             column: None if is_empty(cells[column]) else as_name(cells[column])
             for column in self.spec.categorical or []
         }
+
+
+def _names_file(kind: str, cell: Any) -> bool:
+    """Return whether a cell is a path; an array may also stand in the cell itself."""
+    return isinstance(cell, str) and kind in FILES and not (kind == "array" and cell.lstrip().startswith("["))
 
 
 def items_of(cell: Any, spec: Column) -> list[Any]:

@@ -71,6 +71,7 @@ class HubData(TableData):
         super().__init__(
             modalities=modalities,
             targets=targets,
+            split=split,
             id=id,
             on_error=on_error,
             max_quarantined=max_quarantined,
@@ -85,11 +86,6 @@ class HubData(TableData):
         for ours in self.splits:
             if ours not in SPLITS:
                 raise ValueError(f"data.init_args.splits: {ours!r} is none of {', '.join(SPLITS)}")
-        self.rule = split or SplitRule()
-        try:
-            self.rule.check()
-        except ValueError as error:
-            raise ValueError(f"data.init_args.split: {error}") from None
         for ours, share in (("val", self.rule.val), ("test", self.rule.test)):
             if share and ours in self.splits:
                 raise ValueError(f"data.init_args.splits.{ours}: name a split, or give a share in `split`, not both")

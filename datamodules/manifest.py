@@ -66,6 +66,7 @@ class Manifest(TableData):
         super().__init__(
             modalities=modalities,
             targets=targets,
+            split=split,
             id=id,
             on_error=on_error,
             max_quarantined=max_quarantined,
@@ -77,11 +78,6 @@ class Manifest(TableData):
         self.files = {name: file for name, file in files.items() if file is not None}
         if not self.files:
             raise ValueError("data.init_args: give a manifest as `train`, or one for another split")
-        self.rule = split or SplitRule()
-        try:
-            self.rule.check()
-        except ValueError as error:
-            raise ValueError(f"data.init_args.split: {error}") from None
         if split is not None and "train" not in self.files:
             raise ValueError("data.init_args.split: is of `train`, which is not given")
         for name, share in (("val", self.rule.val), ("test", self.rule.test)):

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +90,7 @@ class TableData(PairedDataModule):
     Args:
         modalities: By name, which columns make it.
         targets: By task, which columns make it; predictions need none.
+        split: How the rows of the training table are split: by a column, or by chance.
         id: Column of the rows' names.
         on_error: `stop` ends at the first rows that cannot be used; `quarantine` leaves them out, and lists them in
             quarantine.jsonl of the run, or beside predictions.
@@ -107,6 +108,7 @@ class TableData(PairedDataModule):
         *,
         modalities: dict[str, Column],
         targets: dict[str, Target],
+        split: SplitRule | None = None,
         id: str | None = None,
         on_error: Literal["stop", "quarantine"] = "stop",
         max_quarantined: float = 0.05,
@@ -115,14 +117,13 @@ class TableData(PairedDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
+        self.rule = split or SplitRule()
         for group, specs in (("modalities", modalities), ("targets", targets)):
             if not specs:
                 raise ValueError(f"data.init_args.{group}: name at least one")
             for name, spec in specs.items():
-                try:
-                    spec.check()
-                except ValueError as error:
-                    raise ValueError(f"data.init_args.{group}.{name}: {error}") from None
+                _check(f"{group}.{name}", spec)
+        _check("split", self.rule)
         self.modalities = modalities
         self.targets = targets
         self.id = id
@@ -193,7 +194,7 @@ class TableData(PairedDataModule):
         ids = TableIds(part.table, part.rows, part.id or self.id)
         inputs = {
             name: inputs_of(part.table, spec, part.place, part.rows, must_exist=split == "train")
-            for name, spec in self._specs(part).items()
+            for name, spec in self._wanted.items()
         }
         targets: Mapping[str, Targets] = {}
         if split != "predict":
@@ -215,9 +216,10 @@ class TableData(PairedDataModule):
         )
         return rows, faults, part.faults
 
-    def _specs(self, part: Part) -> dict[str, Column]:
+    @property
+    def _wanted(self) -> dict[str, Column]:
         """Modalities without an expert are not read."""
-        wanted: Any = self.transforms
+        wanted = self.transforms
         return {name: spec for name, spec in self.modalities.items() if not wanted or name in wanted}
 
     def columns(self, split: Split) -> list[str]:
@@ -237,3 +239,10 @@ class TableData(PairedDataModule):
         """Columns whose cells are text or paths."""
         kinds = {"image", "text", "audio"}
         return [name for spec in self.modalities.values() if spec.type in kinds for name in spec.names]
+
+
+def _check(key: str, spec: Column | Target | SplitRule) -> None:
+    try:
+        spec.check()
+    except ValueError as error:
+        raise ValueError(f"data.init_args.{key}: {error}") from None

@@ -168,8 +168,8 @@ def _read_names(cell: Any, target: Target, number: dict[str, int]) -> Any:
 
 
 def _flag(cell: Any) -> Any:
-    text = "0" if is_empty(cell) else as_name(cell).strip().lower()
-    flags = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+    text = "0" if is_empty(cell) else as_name(cell).lower()
+    flags = {"0": 0, "1": 1, "false": 0, "true": 1}
     return np.uint8(flags[text]) if text in flags else ("wrong type", "expected 0 or 1", shown(cell))
 
 
@@ -194,12 +194,7 @@ def _numbers(
         cell, number = table.cell(column, int(rows[place])), numbers_R[place]
         if is_empty(cell):
             faults[place] = ("missing target", "has no number", "")
-        elif (
-            math.isnan(number)
-            and math.isnan(_parsed(cell))
-            and not isinstance(cell, float)
-            and "nan" not in str(cell).lower()
-        ):
+        elif math.isnan(number) and "nan" not in str(cell).lower():
             faults[place] = ("wrong type", "expected a number", shown(cell))
         elif not math.isfinite(values_R[place]):
             faults[place] = ("NaN or Inf", "is not finite", shown(cell))
@@ -222,12 +217,12 @@ def _names(cell: Any, target: Target) -> list[str]:
     if is_empty(cell):
         return []
     if target.type == "class":
-        return [as_name(cell).strip()]
+        return [as_name(cell)]
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         with suppress(ValueError, RecursionError):  # a label may begin so
             cell = json.loads(cell)
     items = cell if isinstance(cell, tuple | list) else as_name(cell).split(target.separator)
-    return list(dict.fromkeys(as_name(item).strip() for item in items if not is_empty(item)))
+    return list(dict.fromkeys(as_name(item) for item in items if not is_empty(item)))
 
 
 def _in_order(name: str) -> tuple[int, float, str]:

@@ -1,4 +1,4 @@
-"""A transform for experts whose raw inputs are tensors already."""
+"""Transforms that leave raw inputs as they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,23 @@ import torch
 from torch import Tensor
 
 
+class Listed:
+    """Leaves inputs as they are, in a list."""
+
+    def __call__(self, raw: Any) -> Any:
+        return raw
+
+    def collate(self, items: Any) -> list[Any]:
+        return list(items)
+
+    @property
+    def for_evaluation(self) -> Listed:
+        return self
+
+
 class AsItIs:
+    """Stacks raw inputs that are tensors already."""
+
     def __call__(self, raw: Tensor) -> Tensor:
         return raw
 

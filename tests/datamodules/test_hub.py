@@ -22,26 +22,13 @@ from datamodules.hub import HubData
 from datamodules.splits import Split
 from datamodules.targets import Target
 from tests.conftest import Zygote
+from tests.transforms import Listed
 
 PHOTO = {"photo": Column("image", "photo")}
 TEXT = {"text": Column("text", "text")}
 LABEL = {"label": Target("class", "label")}
 NUMBER = {"number": Target("number", "number")}
 ANIMALS = ["zebra", "ant", "cow"]  # in no order
-
-
-class Listed:
-    """Leaves inputs as they are, in a list."""
-
-    def __call__(self, raw: Any) -> Any:
-        return raw
-
-    def collate(self, items: Any) -> list[Any]:
-        return list(items)
-
-    @property
-    def for_evaluation(self) -> Listed:
-        return self
 
 
 @pytest.fixture(autouse=True)

@@ -21,21 +21,7 @@ from datamodules.columns import Column
 from datamodules.manifest import Manifest
 from datamodules.splits import Split
 from datamodules.targets import Target
-
-
-class Listed:
-    """Leaves inputs as they are, in a list."""
-
-    def __call__(self, raw: Any) -> Any:
-        return raw
-
-    def collate(self, items: Any) -> list[Any]:
-        return list(items)
-
-    @property
-    def for_evaluation(self) -> Listed:
-        return self
-
+from tests.transforms import Listed
 
 Rows = list[dict[str, Any]]
 PHOTO = Column("image", "photo")
