@@ -200,27 +200,28 @@ def _empty(cells: pa.Array) -> NDArray[np.bool_]:
 def coded(
     table: Table, column: str, rows: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.integer[Any]], list[Any]]:
-    """Return each row's cell as a number, -1 where it is null, and the cells that the numbers stand for.
+    """Return each row's cell as a number, -1 where it is null or NaN, and the cells that the numbers stand for.
 
     Args:
         table: With the column.
         column: Whose cells are few, or not very many.
         rows: Of the table; by default all.
     """
-    if pa.types.is_nested(table.type_of(column)):
-        known: dict[Any, int] = {None: -1}
-        cells = [cell for batch in table.batches([column]) for cell in batch.column(0).to_pylist()]
-        codes_R = np.array([known.setdefault(_hashable(cell), len(known) - 1) for cell in cells], np.int64)
-        return codes_R if rows is None else codes_R[rows], list(known)[1:]
-    parts = (batch.column(0) for batch in table.batches([column]))
-    encoded = pa.chunked_array([part if _is_coded(part) else part.dictionary_encode() for part in parts])
-    encoded = encoded.unify_dictionaries()
-    few_R = np.concatenate([part.indices.fill_null(-1).to_numpy(zero_copy_only=False) for part in encoded.chunks])
-    return few_R if rows is None else few_R[rows], encoded.chunk(0).dictionary.to_pylist()
-
-
-def _is_coded(cells: pa.Array) -> bool:
-    return bool(pa.types.is_dictionary(cells.type))
+    nested = pa.types.is_nested(table.type_of(column))
+    known: dict[Any, int] = {}
+    codes_R = np.empty(len(table), np.int32)
+    end = 0
+    for batch in table.batches([column]):
+        cells = batch.column(0)
+        if nested:
+            found, places_R = [_hashable(cell) for cell in cells.to_pylist()], np.arange(len(cells))
+        else:
+            encoded = cells if pa.types.is_dictionary(cells.type) else cells.dictionary_encode()
+            found, places_R = encoded.dictionary.to_pylist(), encoded.indices.fill_null(-1).to_numpy()
+        numbers = [-1 if cell is None or cell != cell else known.setdefault(cell, len(known)) for cell in found]
+        begin, end = end, end + len(cells)
+        codes_R[begin:end] = np.array([*numbers, -1], np.int32)[places_R]
+    return codes_R if rows is None else codes_R[rows], list(known)
 
 
 def _hashable(cell: Any) -> Any:

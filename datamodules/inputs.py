@@ -6,6 +6,7 @@ Legend: R rows of a split, U distinct inputs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -142,11 +143,19 @@ def _distinct(table: Table, spec: Column, rows: NDArray[np.int64]) -> tuple[NDAr
             first, inverse = first[1:], inverse - 1
         return inverse.astype(np.int64, copy=False), rows[first]
     if spec.type == "table" and spec.missing == "error":  # values that are missing have tokens of their own
-        return np.arange(len(rows)), rows
+        return _each(len(rows)), rows
     present_R = ~empty_rows(table, spec.names, rows)
     if present_R.all():
-        return np.arange(len(rows)), rows
+        return _each(len(rows)), rows
     return np.where(present_R, np.cumsum(present_R) - 1, ABSENT), rows[present_R]
+
+
+@lru_cache(maxsize=1)
+def _each(num_rows: int) -> NDArray[np.int64]:
+    """Return 0, 1, …: one vector for all modalities that every row has, 56 MB of seven million."""
+    index_R = np.arange(num_rows)
+    index_R.flags.writeable = False
+    return index_R
 
 
 def _is_shared(table: Table, column: str) -> bool:

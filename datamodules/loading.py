@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,8 @@ class BatchLoader:
         pin_memory: bool = False,
         seed: int = 0,
     ) -> None:
-        self._loader: DataLoader[Any] = DataLoader(
+        self._make: Callable[[], DataLoader[Any]] = partial(
+            DataLoader,
             _BatchReads(read, by_value=by_value),
             sampler=_SeededBatches(batches, seed),
             batch_size=None,
@@ -152,11 +154,18 @@ class BatchLoader:
             # its own generator: making an iterator must not draw from the one that training uses
             generator=torch.Generator().manual_seed(seed),
         )
+        self._loader = self._make()
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self._loader:
             if isinstance(batch, ValueError):
-                raise batch
+                # workers end at once when their loader goes; what the error's traceback or a cycle keeps goes
+                # late, and then torch waits five seconds for each of them
+                self._loader = self._make()
+                try:
+                    raise batch
+                finally:
+                    del batch
             yield pickle.loads(batch.content) if isinstance(batch, _Pickled) else batch
 
 

@@ -130,7 +130,7 @@ def targets_of(table: Table, target: Target, rows: NDArray[np.int64], outputs: l
         columns.append(values_R)
         for place, (kind, cause, value) in column_faults.items():
             faults.setdefault(place, Fault(kind, cause, table.row_name(int(rows[place])), name, value))
-    values = np.stack(columns, axis=1) if len(target.names) > 1 or target.type == "number" else columns[0]
+    values = np.stack(columns, axis=1) if target.columns or target.type == "number" else columns[0]
     return Targets(torch.from_numpy(values), faults)
 
 

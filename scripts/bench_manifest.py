@@ -42,7 +42,7 @@ class AsItIs:
 
 def megabytes(field):
     with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) / 1e3 for line in file if line.startswith(field))
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in file if line.startswith(field))
 
 path, cache, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 before, own_before = megabytes("VmRSS"), megabytes("RssAnon")

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # with more threads torch's small operations wait on each other as soon as another process is busy
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
+# every run draws the same examples, however slow the machine
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.load_profile("repeatable")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "HTTPS_PROXY": "http://127.0.0.1:9", "COLUMNS": "200"}
 
 

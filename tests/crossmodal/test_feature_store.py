@@ -136,7 +136,7 @@ def test_a_new_store_sees_what_was_written_later(tmp_path: Path) -> None:
     assert (len(early), len(store.open("f"))) == (0, 3)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40)
 @given(data=st.data(), lengths=st.lists(st.integers(0, 4), min_size=1, max_size=12))
 def test_gather_keeps_the_order_of_the_keys(data: st.DataObject, lengths: list[int]) -> None:
     raw = st.one_of(

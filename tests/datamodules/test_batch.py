@@ -6,14 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from datamodules.batch import ABSENT, PairedBatch, gather_rows, scatter_rows
 from experts.base import ExpertTokens
-
-repeatable = settings(deadline=None, derandomize=True, database=None)
 
 
 @st.composite
@@ -44,7 +42,6 @@ def used(index_B: Tensor, num_inputs: int) -> Tensor:
     return torch.isin(torch.arange(num_inputs), index_B)
 
 
-@repeatable
 @given(pairings(), shapes, dtypes)
 def test_gather_gives_each_row_its_own_input(
     pairing: tuple[Tensor, int], shape: tuple[int, ...], dtype: torch.dtype
@@ -56,7 +53,6 @@ def test_gather_gives_each_row_its_own_input(
     assert same_bits(gather_rows(values_U, index_B), expected_B)
 
 
-@repeatable
 @given(pairings(), shapes, dtypes)
 def test_scatter_and_gather_are_inverses(
     pairing: tuple[Tensor, int], shape: tuple[int, ...], dtype: torch.dtype
@@ -71,7 +67,6 @@ def test_scatter_and_gather_are_inverses(
     assert same_bits(gather_rows(scattered_U, index_B), rows_B)
 
 
-@repeatable
 @given(pairings())
 def test_scatter_ignores_what_stands_in_rows_without_the_modality(pairing: tuple[Tensor, int]) -> None:
     index_B, num_inputs = pairing
@@ -81,7 +76,6 @@ def test_scatter_ignores_what_stands_in_rows_without_the_modality(pairing: tuple
     assert same_bits(scatter_rows(rows_B, index_B, num_inputs), expected_U)
 
 
-@repeatable
 @given(pairings(), st.sampled_from([torch.nan, torch.inf]))
 def test_gather_sends_gradients_only_to_inputs_that_some_row_has(pairing: tuple[Tensor, int], unused: float) -> None:
     index_B, num_inputs = pairing
@@ -100,7 +94,6 @@ def test_gather_sends_gradients_only_to_inputs_that_some_row_has(pairing: tuple[
     assert torch.equal(values_U.grad, expected_U)
 
 
-@repeatable
 @given(pairings(), st.sampled_from([torch.nan, torch.inf]))
 def test_scatter_sends_gradients_only_to_rows_with_the_modality(pairing: tuple[Tensor, int], absent: float) -> None:
     index_B, num_inputs = pairing
@@ -116,7 +109,6 @@ def test_scatter_sends_gradients_only_to_rows_with_the_modality(pairing: tuple[T
     assert torch.equal(total_U, (weights_U * used(index_B, num_inputs).unsqueeze(1)).expand(-1, 2))
 
 
-@repeatable
 @given(pairings())
 def test_batch_knows_who_has_what(pairing: tuple[Tensor, int]) -> None:
     index_B, num_inputs = pairing

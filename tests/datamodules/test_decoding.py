@@ -44,7 +44,7 @@ ARRAYS = [
     (odd.pt({"a": torch.ones(3)}), ".pt"),
     (odd.pt(torch.ones(3), _use_new_zipfile_serialization=False), ".pt"),
 ]
-quick = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(autouse=True, scope="module")

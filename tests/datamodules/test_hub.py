@@ -167,7 +167,7 @@ def test_every_kind_of_feature_is_read_as_the_source_has_it(tmp_path: Path) -> N
         assert row["table"] == {"age": columns["age"][number], "animal": ANIMALS[number]}
         assert row["label"] == columns["label"][number]
         assert row["tags"] == [int(tag in columns["tags"][number]) for tag in range(3)]
-        assert (row["stars"], row["star"]) == ([float(columns["stars"][number])], columns["stars"][number])
+        assert (row["stars"], row["star"]) == ([float(columns["stars"][number])], [columns["stars"][number]])
     photos = [rows[f"train#{number}"]["photo"] for number in range(3)]
     assert [photo and red(photo) for photo in photos] == [0, 1, None]
     views = [rows[f"train#{number}"]["views"] for number in range(3)]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -24,8 +24,6 @@ from datamodules.paired import PairedDataModule, Split
 from datamodules.rows import NumberedIds, PairedDataset, PairedRows
 from datamodules.sources import ImageFiles, RawReader, Source, Texts
 from datamodules.synthetic import Dots
-
-repeatable = settings(deadline=None, derandomize=True, database=None)
 
 
 class Numerals(Source):
@@ -296,7 +294,6 @@ def test_data_module_resumes_training() -> None:
     assert [list(batch.ids) for batch in resumed.train_dataloader()] == expected
 
 
-@repeatable
 @given(st.data())
 def test_dataset_reads_each_distinct_input_once(data: st.DataObject) -> None:
     num_inputs = data.draw(st.integers(0, 5))
@@ -403,7 +400,6 @@ def positions(source: Source) -> NDArray[np.int64]:
     return np.arange(len(source))
 
 
-@repeatable
 @given(st.lists(st.text(max_size=3), max_size=8))
 def test_keys_are_equal_where_texts_are(texts: list[str]) -> None:
     source = Texts(texts)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -46,7 +46,6 @@ indices = st.integers(1, 12).flatmap(
 )
 
 
-@settings(deadline=None)
 @given(indices, st.floats(0, 0.99), st.floats(0, 0.99), st.integers(0, 2**32 - 1))
 def test_dropout_takes_nothing_but_leaves_one(
     index: dict[str, list[int]], left: float, right: float, seed: int
@@ -106,7 +105,6 @@ def test_dropout_is_of_training_only_and_another_each_epoch() -> None:
     assert batch.present("image").all()
 
 
-@settings(deadline=None)
 @given(indices, st.frozensets(st.integers(0, len(LETTERS) - 1)), st.frozensets(st.integers(0, len(LETTERS) - 1)))
 def test_rows_that_cannot_be_read_are_left_out_and_no_others(
     index: dict[str, list[int]], left: frozenset[int], right: frozenset[int]

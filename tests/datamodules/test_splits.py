@@ -38,7 +38,7 @@ def test_a_column_says_it_under_its_usual_names() -> None:
     ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     num_rows=st.integers(20, 300),
     val=st.one_of(st.just(0.0), st.floats(0.15, 0.4)),

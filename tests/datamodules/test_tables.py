@@ -24,13 +24,7 @@ from hypothesis import strategies as st
 
 from datamodules.tables import Table, open_table
 
-repeatable = settings(
-    deadline=None,
-    derandomize=True,
-    database=None,
-    max_examples=100,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 # text that UTF-8 can hold; NUL is no text
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8) | st.text(
     ',;\t"\r\n ab', max_size=8
@@ -458,7 +452,7 @@ def test_a_small_table_travels_to_another_process(tmp_path: Path) -> None:
     assert copy.row_name(1) == "a.csv:4"
 
 
-@repeatable
+@in_one_folder
 @given(
     st.integers(1, 3).flatmap(lambda width: st.lists(st.lists(texts, min_size=width, max_size=width), max_size=6)),
     st.sampled_from(["\n", "\r\n"]),
@@ -484,7 +478,7 @@ def test_any_text_comes_back_from_csv(tmp_path: Path, rows: list[list[str]], end
     assert table.row_numbers.tolist() == begins
 
 
-@repeatable
+@in_one_folder
 @given(st.lists(st.dictionaries(texts, values, max_size=4), min_size=1, max_size=5), st.booleans())
 @example([{"a": math.nan, "b": [math.inf]}], False)
 def test_any_value_comes_back_from_json_lines(tmp_path: Path, rows: list[dict[str, Any]], escape: bool) -> None:
@@ -514,7 +508,7 @@ SAMPLES = {
 }
 
 
-@repeatable
+@in_one_folder
 @given(st.data())
 def test_any_bytes_end_in_a_table_or_in_a_message(tmp_path: Path, data: st.DataObject) -> None:
     suffix = data.draw(st.sampled_from([".csv", ".tsv", ".jsonl", ".parquet", ".csv.gz"]))

@@ -83,6 +83,10 @@ def test_labels_in_columns_of_their_own() -> None:
     assert str(faults[3]) == "rows.csv:5, column 'red': 2.0: expected 0 or 1"
 
 
+def test_one_label_in_a_column_of_its_own() -> None:
+    assert read(Target("labels", columns=["big"]), big=[1, 0, None]) == (["big"], [[1], [0], [0]], {})
+
+
 def test_an_unknown_label_is_a_fault() -> None:
     _, _, faults = read(Target("labels", "tags", classes=["a", "b"]), tags=["a;c", "b"])
     assert str(faults[0]) == "rows.csv:2, column 'tags': c: is none of the classes a, b"
