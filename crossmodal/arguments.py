@@ -16,7 +16,16 @@ WHOLE = ("experts", "model.heads")  # of these a second file leaves only the ent
 
 
 class _Loader(yaml.SafeLoader):
-    """As the parser's: a date is a string."""
+    """As the parser's: a date is a string. A key that stands twice is refused: the parser takes the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands twice."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -75,6 +76,28 @@ class SaveLast(Callback):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+class Clock(Callback):
+    """Keeps the seconds that a run has taken, by all the processes that worked on it.
+
+    Args:
+        encoding: Returns how many of this process's were taken for encoding.
+    """
+
+    def __init__(self, encoding: Callable[[], float]) -> None:
+        self._encoding = encoding
+        self._began = time.perf_counter()
+        self._before = {"fit": 0.0, "encode": 0.0}
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the seconds until now."""
+        now = {"fit": time.perf_counter() - self._began, "encode": self._encoding()}
+        return {part: self._before[part] + value for part, value in now.items()}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Count on from there."""
+        self._before = dict(state_dict)
 
 
 class DataWait(Callback):

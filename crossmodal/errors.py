@@ -52,13 +52,21 @@ def without_types(message: str) -> str:
     return f"{key[1] if key else 'a value'}: expected {', '.join(types)}, found {given[1] if given else 'another'}"
 
 
-def say_how_to_go_on(what: str) -> None:
-    """Print the command that goes on with an interrupted fit."""
+def say_how_to_go_on(what: str, *, has_run: bool) -> None:
+    """Print the command that goes on with an interrupted fit.
+
+    Args:
+        what: Happened.
+        has_run: It has a run's folder; `last` would be of an older run, else.
+    """
     command, *arguments = sys.argv[1:]
     kept: list[str] = []
     for position, argument in enumerate(arguments):
         follows = position > 0 and arguments[position - 1] == "--ckpt_path"
         if not follows and argument.partition("=")[0] != "--ckpt_path":
             kept.append(argument)
-    again = shlex.join(["crossmodal", command, *kept, "--ckpt_path", "last"])
-    sys.stderr.write(f"\n{what}" + (f"; go on with:\n  {again}\n" if command == "fit" else "\n"))
+    again = [*kept, "--ckpt_path", "last"] if has_run else arguments
+    hint = f"; {'go on with' if has_run else 'nothing was begun; begin again with'}:\n  "
+    sys.stderr.write(
+        f"\n{what}" + (f"{hint}{shlex.join(['crossmodal', command, *again])}\n" if command == "fit" else "\n")
+    )

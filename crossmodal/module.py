@@ -188,7 +188,7 @@ class CrossModalModule(LightningModule):
         terms = self._terms(self(batch), batch)
         loss = torch.stack(list(terms.values())).sum()
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        is_logged = every > 0 and (self.trainer.global_step + 1) % every == 0
+        is_logged = every > 0 and ((self.trainer.global_step + 1) % every == 0 or self.trainer.is_last_batch)
         # looking at every loss would make a GPU wait
         if (is_logged or loss.device.type == "cpu") and not loss.isfinite():
             values = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())

@@ -41,7 +41,10 @@ def check_targets(data: PairedDataModule, heads: Iterable[tuple[str, Head]], spl
             try:
                 valid_R = head.valid(targets)
             except ValueError as error:
-                raise ValueError(f"the {split} split of {type(data).__name__}, task {task!r}: {error}") from error
+                raise ValueError(
+                    f"the {split} split of {type(data).__name__}, task {task!r}: {type(head).__name__}: {error} "
+                    "(ClassificationHead learns classes, MultiLabelHead labels, RegressionHead numbers)"
+                ) from error
             if not valid_R.all():
                 row = int(valid_R.int().argmin())
                 raise ValueError(

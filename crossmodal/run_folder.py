@@ -116,6 +116,11 @@ def checkpoint_to_evaluate(command: str, given: str | None, runs: Path, name: st
         return Path(given)
     run = RunFolder.latest(runs, name, having=given)
     if run is None:
+        if (other := RunFolder.latest(runs, name)) is not None and any(other.path.glob("checkpoints/*.ckpt")):
+            raise ValueError(
+                f"no run of {name!r} in {runs} has a best checkpoint: give --ckpt_path last, or fit it with a val "
+                "split and a ModelCheckpoint of filename best in trainer.callbacks"
+            )
         raise ValueError(f"no {given} checkpoint of {name!r} in {runs}; fit it first")
     return run.checkpoint(given)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from jsonargparse.typing import PositiveInt
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -16,7 +15,7 @@ from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, Progres
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from crossmodal.callbacks import DataWait, Interrupted, MissedValidation, SaveLast
+from crossmodal.callbacks import Clock, DataWait, Interrupted, MissedValidation, SaveLast
 from crossmodal.checkpoints import (
     AtomicCheckpointIO,
     CheckpointMismatchError,
@@ -35,6 +34,8 @@ from crossmodal.run_logger import RunLogger
 
 class TrainingCLI(ExperimentCLI):
     """An experiment with its trainer and its run."""
+
+    has_run: ClassVar[bool] = False  # a folder to go on in; an interrupt leaves no instance to ask
 
     def __init__(self) -> None:
         self.run_folder: RunFolder | None = None
@@ -133,6 +134,7 @@ class TrainingCLI(ExperimentCLI):
             kwargs["enable_progress_bar"] = is_terminal()
         if self.subcommand == "fit" and not self.is_trial:
             self.run_folder = self._folder_to_fit_in()
+            TrainingCLI.has_run = True
             self._lock = self._lock or self.run_folder.lock()
             own += [SaveLast(self.run_folder.checkpoint("last")), MissedValidation()]
             if settings.enable_checkpointing is not False and not any(map(keeps_newest, callbacks)):
@@ -178,7 +180,8 @@ class TrainingCLI(ExperimentCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Fit; then measure the best checkpoint on the validation and the test split, and write it down."""
-        began = time.perf_counter()
+        clock = Clock(lambda: self.model.seconds_encoding)
+        self.trainer.callbacks.append(clock)  # type: ignore[attr-defined]
         for callback in self.trainer.early_stopping_callbacks:
             if callback.monitor.startswith("val/") and self.datamodule.rows("val") is None:
                 raise ValueError(
@@ -194,7 +197,7 @@ class TrainingCLI(ExperimentCLI):
         self.trainer.fit(**{**kwargs, "weights_only": True})
         if self.is_trial or self.run_folder is None:
             return
-        fit_seconds = time.perf_counter() - began
+        seconds = clock.state_dict()
         monitored = [
             callback.best_model_path
             for callback in self.trainer.checkpoint_callbacks
@@ -209,10 +212,7 @@ class TrainingCLI(ExperimentCLI):
             except MISTAKES as error:
                 folder = self.run_folder.path / "checkpoints"
                 raise ValueError(f"{error}\n(training is done, and its checkpoints are in {folder})") from error
-        figures |= {
-            "seconds/fit": round(fit_seconds, 3),
-            "seconds/encode": round(self.model.seconds_encoding, 3),
-        }
+        figures |= {f"seconds/{part}": round(value, 3) for part, value in seconds.items()}
         if self.datamodule.quarantine is not None:
             figures |= self.datamodule.quarantine.counts
         path = self.run_folder.write("metrics.json", figures)
@@ -273,13 +273,13 @@ def main() -> int:
     try:
         TrainingCLI()
     except Interrupted as interrupted:
-        say_how_to_go_on(str(interrupted))
+        say_how_to_go_on(str(interrupted), has_run=TrainingCLI.has_run)
         return interrupted.exit_status
     except (KeyboardInterrupt, SystemExit) as error:
         # before training starts, Lightning answers Ctrl-C with exit status 1
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        say_how_to_go_on("interrupted")
+        say_how_to_go_on("interrupted", has_run=TrainingCLI.has_run)
         return 130
     except MISTAKES as error:
         if os.environ.get(TRACEBACK):

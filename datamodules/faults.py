@@ -116,7 +116,8 @@ class Quarantine:
             first = next(fault for (of, _), fault in self._faults.items() if of == split)
             raise ValueError(
                 f"{count:,} of the {num_rows:,} rows of the {split} split cannot be used, more than "
-                f"data.init_args.max_quarantined ({self.limit:g}) allows; the first: {first}"
+                f"data.init_args.max_quarantined ({self.limit:g}) allows; the first: {first} "
+                "(`crossmodal data check` lists them all)"
             )
 
     @property

@@ -122,6 +122,8 @@ class Manifest(TableData):
         columns += [row_names] if row_names and row_names not in columns else []
         optional = () if split == "train" else self.optional_columns
         table, faults = open_table(file, columns, optional=optional, strings=self.text_columns, cache=self.cache)
+        if self.root is not None and not is_url(self.root) and not Path(self.root).is_dir():
+            raise ValueError(f"data.init_args.root: there is no folder {self.root}")
         folder = file if is_folder else file.rpartition("/")[0] if is_url(file) else str(Path(file).parent)
         place = Place(self.root or folder, is_fenced=self.root is not None)
         return Part(table, np.arange(len(table)), place, faults, row_names)

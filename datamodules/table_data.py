@@ -127,8 +127,9 @@ class TableData(PairedDataModule):
         self.modalities = modalities
         self.targets = targets
         self.id = id
+        quarantine = Quarantine(limit=max_quarantined)
         if on_error == "quarantine":
-            self.quarantine = Quarantine(limit=max_quarantined)
+            self.quarantine = quarantine
 
     @abstractmethod
     def part(self, split: Split) -> Part | None:

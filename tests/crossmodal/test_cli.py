@@ -219,7 +219,8 @@ def test_interrupted_while_it_imports(tmp_path: Path) -> None:
         output, _ = started.communicate(timeout=60)
     assert started.returncode == 130
     assert "Traceback" not in output
-    assert output.startswith("\ninterrupted; go on with:\n  crossmodal fit ")
+    assert output.startswith("\ninterrupted; nothing was begun; begin again with:\n  crossmodal fit ")
+    assert "--ckpt_path" not in output  # `last` would go on with an older run
 
 
 BROKEN = """
@@ -258,7 +259,10 @@ def test_a_run_that_ended_is_gone_on_with(crossmodal: Zygote, tmp_path: Path) ->
     output = succeed(crossmodal, *FIT, "--trainer.max_epochs", 3, "--ckpt_path", "last", cwd=tmp_path)
     assert "epoch 2/3" in output
     assert "epoch 1/3" not in output
-    assert final(tmp_path)["step"] == 24
+    longer = final(tmp_path)
+    assert longer["step"] == 24
+    assert longer["seconds/fit"] > ended["seconds/fit"]
+    assert longer["seconds/encode"] >= ended["seconds/encode"] > 0
     assert [line.split()[0] for line in steps(tmp_path)] == [str(step) for step in range(24)]
 
 
@@ -279,6 +283,9 @@ def test_without_a_validation_split(crossmodal: Zygote, tmp_path: Path) -> None:
 def test_without_a_callback_for_it_the_newest_checkpoint_is_kept(crossmodal: Zygote, tmp_path: Path) -> None:
     succeed(crossmodal, *FIT, "--trainer.callbacks", "[]", "--trainer.max_epochs", 1, cwd=tmp_path)
     assert (tmp_path / "runs" / "dots" / "0" / "checkpoints" / "last.ckpt").exists()
+    status, output = crossmodal.run("test", *SMALL, "--ckpt_path", "best", cwd=tmp_path)
+    assert status == 2
+    assert "has a best checkpoint: give --ckpt_path last, or fit it with a val split and a ModelCheckpoint" in output
 
 
 # One run, looked at from all sides

@@ -203,6 +203,19 @@ def test_a_wrong_root_is_no_absence(tmp_path: Path) -> None:
         connected(manifest).rows("train")
 
 
+def test_a_root_that_is_not_there(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "data.csv", rows_with_photos(tmp_path))
+    manifest = Manifest(train=str(path), root=str(tmp_path / "no"), modalities={"image": PHOTO}, targets=LABEL)
+    with pytest.raises(ValueError, match=r"^data.init_args.root: there is no folder .*/no$"):
+        manifest.rows("train")
+
+
+@pytest.mark.parametrize("share", [-0.1, 2.0])
+def test_the_share_of_quarantined_rows_is_a_share(share: float) -> None:
+    with pytest.raises(ValueError, match="max_quarantined is a share of the rows, 0 to 1"):
+        Manifest(train="data.csv", modalities={"image": PHOTO}, targets=LABEL, max_quarantined=share)
+
+
 def test_paths_begin_in_root_and_stay_there(tmp_path: Path) -> None:
     rows = rows_with_photos(tmp_path / "photos", 3)
     picture(tmp_path / "secret.png", 9)
