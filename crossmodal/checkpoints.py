@@ -15,6 +15,9 @@ import yaml
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from experts.base import Expert
 
 # what a run that goes on must have as it was
 FIXED = ("seed_everything", "experts", "data", "model")
@@ -97,6 +100,61 @@ class RandomState(Callback):
 def keeps_newest(callback: Callback) -> bool:
     """Return whether it writes `last`."""
     return isinstance(callback, ModelCheckpoint) and (bool(callback.save_last) or callback.filename == "last")
+
+
+def leave_frozen_out(checkpoint: dict[str, Any], experts: Mapping[str, Expert]) -> None:
+    """Take frozen experts' weights out of a module's checkpoint, and keep which they were."""
+    frozen = {modality: expert for modality, expert in experts.items() if expert.frozen}
+    checkpoint["frozen_experts"] = {modality: expert.identity() for modality, expert in frozen.items()}
+    prefixes = tuple(f"model.experts.{modality}.network." for modality in frozen)
+    state = checkpoint["state_dict"]
+    checkpoint["state_dict"] = {
+        name: value for name, value in state.items() if not prefixes or not name.startswith(prefixes)
+    }
+
+
+def put_frozen_back(checkpoint: dict[str, Any], experts: Mapping[str, Expert]) -> None:
+    """Put frozen experts' weights back into a module's checkpoint.
+
+    Raises:
+        CheckpointMismatchError: A frozen expert is not the one that it was trained with.
+    """
+    frozen_then = checkpoint.get("frozen_experts", {})
+    for modality, own_expert in experts.items():
+        if own_expert.frozen and modality not in frozen_then:
+            raise CheckpointMismatchError(f"it trained the expert for {modality!r}; here it is frozen")
+    for modality, fingerprint in frozen_then.items():
+        expert = experts.get(modality)
+        if expert is None or not expert.frozen or expert.identity() != fingerprint:
+            raise CheckpointMismatchError(
+                f"it was trained with another frozen expert for {modality!r}: its weights, "
+                "transform or settings differ from those of this configuration"
+            )
+    for modality, expert in experts.items():
+        if expert.frozen:
+            for name, value in expert.network.state_dict().items():
+                checkpoint["state_dict"][f"model.experts.{modality}.network.{name}"] = value
+
+
+def refuse_other_outputs(checkpoint: Mapping[str, Any], outputs: dict[str, list[str]]) -> None:
+    """Raise CheckpointMismatchError if a checkpoint was trained for other tasks or classes."""
+
+    def shown(outputs: dict[str, list[str]]) -> str:
+        return "; ".join(f"{task}: {', '.join(names)}" for task, names in outputs.items())
+
+    if (then := checkpoint.get("outputs", outputs)) != outputs:
+        raise CheckpointMismatchError(f"it was trained for {shown(then)}; the data has {shown(outputs)}")
+
+
+def refuse_other_shapes(there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointMismatchError if a checkpoint's state is of another model."""
+    for name in (*here, *there):
+        then, now = (tuple(some[name].shape) if name in some else None for some in (there, here))
+        if then != now:
+            raise CheckpointMismatchError(
+                f"it is of another model: {name} is {then or 'not'} in the checkpoint, "
+                f"{now or 'not'} in this configuration"
+            )
 
 
 def step_of(checkpoint: Path) -> int:

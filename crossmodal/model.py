@@ -21,14 +21,14 @@ class CrossModalModel(nn.Module):
 
     Args:
         experts: By modality.
-        fusion: Over the same modalities.
+        fusion: Over the same modalities; without heads there need not be one.
         heads: By task, each of the fusion's width.
 
     Raises:
         ValueError: A frozen expert has parameters that nothing freezes.
     """
 
-    def __init__(self, experts: Mapping[str, Expert], fusion: Fusion, heads: Mapping[str, Head]) -> None:
+    def __init__(self, experts: Mapping[str, Expert], fusion: Fusion | None, heads: Mapping[str, Head]) -> None:
         super().__init__()
         for modality, expert in experts.items():
             if outside := expert.parameters_outside_network():
@@ -37,29 +37,43 @@ class CrossModalModel(nn.Module):
                     "part of the network that it gives to Expert"
                 )
         self.experts = nn.ModuleDict(experts)
+        projected = {} if fusion is None else experts
         self.projections = nn.ModuleDict(
-            {modality: Projection(expert.width, fusion.width) for modality, expert in experts.items()}
+            {modality: Projection(expert.width, fusion.width) for modality, expert in projected.items()}  # type: ignore[union-attr]
         )
         self.fusion = fusion
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, batch: PairedBatch) -> dict[str, Tensor]:
         """Return each task's raw outputs, shape (B, outputs)."""
-        tokens = {modality: self.tokens_of_rows(batch, modality) for modality in self.experts}
-        workspace_BLD = self.fusion(tokens)
+        return self.predict(self.encode(batch), batch)
+
+    def encode(self, batch: PairedBatch) -> dict[str, ExpertTokens]:
+        """Return the tokens of the distinct inputs. An expert whose modality no row has is not run."""
+        return {
+            modality: expert(batch.inputs[modality])
+            for modality, expert in self.experts.items()
+            if modality in batch.inputs
+        }
+
+    def predict(self, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> dict[str, Tensor]:
+        """Return each task's raw outputs, shape (B, outputs), given the tokens of the distinct inputs."""
+        if self.fusion is None:
+            return {}
+        workspace_BLD = self.fusion(
+            {
+                modality: self.tokens_of_rows(tokens.get(modality), batch.index[modality], modality)
+                for modality in self.experts
+            }
+        )
         absent_B = torch.stack([~batch.present(modality) for modality in self.experts]).all(0)
         return {task: head(workspace_BLD, absent_B) for task, head in self.heads.items()}
 
-    def tokens_of_rows(self, batch: PairedBatch, modality: str) -> ExpertTokens:
-        """Encode and project the distinct inputs, then give each row its own.
-
-        An expert whose modality no row has is not run.
-        """
-        index_B = batch.index[modality]
+    def tokens_of_rows(self, tokens: ExpertTokens | None, index_B: Tensor, modality: str) -> ExpertTokens:
+        """Project the tokens of the distinct inputs, if there are any, then give each row its own."""
         projection: Projection = self.projections[modality]  # type: ignore[assignment]
-        if modality not in batch.inputs:
+        if tokens is None:
             return projection.absent(index_B)
-        tokens: ExpertTokens = self.experts[modality](batch.inputs[modality])
         projected = projection(tokens)
         return ExpertTokens(gather_rows(projected.tokens_BND, index_B), gather_rows(projected.mask_BN, index_B))
 

@@ -16,18 +16,25 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
-from crossmodal.checkpoints import CheckpointMismatchError, differences
+from crossmodal.alignment import Alignment, Alignments
+from crossmodal.checkpoints import (
+    differences,
+    leave_frozen_out,
+    put_frozen_back,
+    refuse_other_outputs,
+    refuse_other_shapes,
+)
 from crossmodal.encoding import Encoded, store_tokens
 from crossmodal.feature_store import FeatureStore
 from crossmodal.fusion import Fusion
 from crossmodal.heads import Head
 from crossmodal.model import CrossModalModel
 from crossmodal.objectives import TaskObjective
-from crossmodal.optimization import WarmupCosine, parameter_groups
+from crossmodal.optimization import WarmupCosine, parameter_groups, with_scaled_rates
 from crossmodal.preparation import check_targets, dropout_rates, learn_priors, learn_statistics, weigh_classes
 from datamodules.batch import PairedBatch
 from datamodules.paired import PairedDataModule, Split
-from experts.base import Expert
+from experts.base import Expert, ExpertTokens
 
 SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
@@ -48,9 +55,10 @@ class CrossModalModule(LightningModule):
 
     Args:
         experts: By modality.
-        fusion: Makes the fusion, given the modalities' names.
-        heads: By task: makes a head, given the fusion's width and the number of outputs.
         outputs: By task the names of its outputs; the data says so.
+        fusion: Makes the fusion, given the modalities' names; not needed without heads.
+        heads: By task: makes a head, given the fusion's width and the number of outputs; not needed with alignments.
+        alignments: Each pulls the tokens of one expert to those of another, given their widths by modality.
         objective: Sums the losses.
         optimizer: Makes the optimizer, given groups of parameters.
         modality_dropout: Rate at which a training row is treated as if it lacked a modality, for all or for each; one
@@ -68,10 +76,11 @@ class CrossModalModule(LightningModule):
     def __init__(
         self,
         experts: dict[str, Expert],
-        fusion: Callable[[list[str]], Fusion],
-        heads: dict[str, Callable[[int, int], Head]],
         outputs: dict[str, list[str]],
         *,
+        fusion: Callable[[list[str]], Fusion] | None = None,
+        heads: dict[str, Callable[[int, int], Head]] | None = None,
+        alignments: list[Callable[[dict[str, int]], Alignment]] | None = None,
         objective: TaskObjective | None = None,
         optimizer: Callable[[Iterable[Any]], Optimizer] = AdamW,
         modality_dropout: float | dict[str, float] = 0.0,
@@ -83,7 +92,10 @@ class CrossModalModule(LightningModule):
         super().__init__()
         if _given_hyperparameters.get() is not None:
             self.save_hyperparameters()  # the configuration; built in Python, the arguments are live objects
-        for task in sorted(heads.keys() ^ outputs.keys()):
+        heads = heads or {}
+        if (heads and fusion is None) or not (heads or alignments):
+            raise ValueError("model: give a fusion and a head for each task, or alignments")
+        for task in sorted(heads.keys() ^ outputs.keys()) if heads else ():
             there = f"the data has the task {task!r}, but there is no head for it"
             raise ValueError(
                 f"model.heads.{task}: "
@@ -96,10 +108,13 @@ class CrossModalModule(LightningModule):
                 f"model.encode_batch_size ({encode_batch_size}) must be at least 1, model.encode_workers "
                 f"({encode_workers}) at least 0"
             )
-        built = fusion(list(experts))
+        built = fusion(list(experts)) if fusion is not None and heads else None
+        width = 0 if built is None else built.width
         self.model = CrossModalModel(
-            experts, built, {task: head(built.width, len(outputs[task])) for task, head in heads.items()}
+            experts, built, {task: head(width, len(outputs[task])) for task, head in heads.items()}
         )
+        widths = {modality: expert.width for modality, expert in experts.items()}
+        self.alignments = Alignments(alignment(widths) for alignment in alignments or ())
         self.objective = objective or TaskObjective()
         self.outputs = outputs
         self.modality_dropout = dropout_rates(modality_dropout, experts)
@@ -185,7 +200,10 @@ class CrossModalModule(LightningModule):
         """Return the loss; every term is logged by its name. None of its rows may be left."""
         if not len(batch):
             return None
-        terms = self._terms(self(batch), batch)
+        tokens = self.model.encode(batch)
+        terms = self._terms(tokens, self.model.predict(tokens, batch), batch)
+        if not terms:
+            return None
         loss = torch.stack(list(terms.values())).sum()
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         is_logged = every > 0 and ((self.trainer.global_step + 1) % every == 0 or self.trainer.is_last_batch)
@@ -221,9 +239,12 @@ class CrossModalModule(LightningModule):
             for (task, head), outputs_BC in zip(self.heads, self(batch).values(), strict=True)
         }
 
-    def _terms(self, predictions: dict[str, Tensor], batch: PairedBatch) -> dict[str, Tensor]:
+    def _terms(
+        self, tokens: dict[str, ExpertTokens], predictions: dict[str, Tensor], batch: PairedBatch
+    ) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = self.objective(self.model.heads, predictions, batch.targets)
-        if not terms:
+        terms |= self.alignments(tokens, batch)
+        if not terms and predictions:
             raise ValueError(
                 f"rows {', '.join(list(batch.ids)[:3])} have no targets for any of {', '.join(predictions)}"
             )
@@ -232,8 +253,10 @@ class CrossModalModule(LightningModule):
     def _evaluate(self, batch: PairedBatch, stage: str) -> None:
         if not len(batch):
             return
-        predictions = self(batch)
-        terms = self._terms(predictions, batch)
+        tokens = self.model.encode(batch)
+        predictions = self.model.predict(tokens, batch)
+        if not (terms := self._terms(tokens, predictions, batch)):
+            return
         self.log(f"{stage}/loss", torch.stack(list(terms.values())).sum(), batch_size=len(batch), sync_dist=True)
         for task, outputs_BC in predictions.items():
             if task not in batch.targets:
@@ -243,10 +266,19 @@ class CrossModalModule(LightningModule):
             head: Head = self.model.heads[task]  # type: ignore[assignment]
             metrics.update(head.activate(outputs_BC), batch.targets[task])
             self.log_dict(metrics, batch_size=len(batch), prog_bar=stage == "val")
+        self.alignments.measure(tokens, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how well aligned modalities find each other."""
+        self.log_dict({f"val/{name}": value for name, value in self.alignments.figures().items()})
+
+    def on_test_epoch_end(self) -> None:
+        """Log how well aligned modalities find each other."""
+        self.log_dict({f"test/{name}": value for name, value in self.alignments.figures().items()})
 
     def configure_optimizers(self) -> Any:
         """AdamW, or what the configuration says, with warm-up and a cosine, per step."""
-        optimizer = self._make_optimizer(parameter_groups(self))
+        optimizer = with_scaled_rates(self._make_optimizer(parameter_groups(self)))
         precision = self.trainer.precision
         if str(precision).endswith("mixed") and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):
             raise ValueError(
@@ -264,14 +296,8 @@ class CrossModalModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave frozen weights out: the configuration says where they are, the fingerprint which they are."""
-        frozen = {modality: expert for modality, expert in self.experts.items() if expert.frozen}
         checkpoint["outputs"] = self.outputs
-        checkpoint["frozen_experts"] = {modality: expert.identity() for modality, expert in frozen.items()}
-        prefixes = tuple(f"model.experts.{modality}.network." for modality in frozen)
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {
-            name: value for name, value in state.items() if not prefixes or not name.startswith(prefixes)
-        }
+        leave_frozen_out(checkpoint, self.experts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put frozen weights back in.
@@ -279,8 +305,7 @@ class CrossModalModule(LightningModule):
         Raises:
             CheckpointMismatchError: A frozen expert is not the one that it was trained with, or the model differs.
         """
-        if (outputs := checkpoint.get("outputs", self.outputs)) != self.outputs:
-            raise CheckpointMismatchError(f"it was trained for {_shown(outputs)}; the data has {_shown(self.outputs)}")
+        refuse_other_outputs(checkpoint, self.outputs)
         fusion_then, fusion_now = (
             settings.get("fusion") for settings in (checkpoint.get("hyper_parameters", {}), self.hparams)
         )
@@ -288,31 +313,5 @@ class CrossModalModule(LightningModule):
             for name, then, now in differences(fusion_then, fusion_now, "model.fusion"):
                 # such as top_k: the weights fit all the same
                 rank_zero_info(f"{name} was {then} when the checkpoint was trained, and now is {now}")
-        frozen_then = checkpoint.get("frozen_experts", {})
-        for modality, own_expert in self.experts.items():
-            if own_expert.frozen and modality not in frozen_then:
-                raise CheckpointMismatchError(f"it trained the expert for {modality!r}; here it is frozen")
-        for modality, fingerprint in frozen_then.items():
-            expert = self.experts.get(modality)
-            if expert is None or not expert.frozen or expert.identity() != fingerprint:
-                raise CheckpointMismatchError(
-                    f"it was trained with another frozen expert for {modality!r}: its weights, "
-                    "transform or settings differ from those of this configuration"
-                )
-        state = checkpoint["state_dict"]
-        for modality, expert in self.experts.items():
-            if expert.frozen:
-                for name, value in expert.network.state_dict().items():
-                    state[f"model.experts.{modality}.network.{name}"] = value
-        own = self.state_dict()
-        for name in (*own, *state):
-            there, here = (tuple(some[name].shape) if name in some else None for some in (state, own))
-            if there != here:
-                raise CheckpointMismatchError(
-                    f"it is of another model: {name} is {there or 'not'} in the checkpoint, "
-                    f"{here or 'not'} in this configuration"
-                )
-
-
-def _shown(outputs: dict[str, list[str]]) -> str:
-    return "; ".join(f"{task}: {', '.join(names)}" for task, names in outputs.items())
+        put_frozen_back(checkpoint, self.experts)
+        refuse_other_shapes(checkpoint["state_dict"], self.state_dict())

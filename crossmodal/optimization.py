@@ -6,6 +6,9 @@ import math
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
+
+from experts.base import Expert
 
 
 class WarmupCosine:
@@ -29,9 +32,31 @@ class WarmupCosine:
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Split what trains into matrices, which decay, and vectors such as biases and norms, which do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trained if parameter.dim() > 1]
-    others = [parameter for parameter in trained if parameter.dim() <= 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    """Split what trains into matrices, which decay, and vectors such as biases and norms, which do not.
+
+    Experts may want lower rates for some of their parameters: `with_scaled_rates` gives them.
+    """
+    scales = {
+        f"{prefix}.{name}" if prefix else name: scale
+        for prefix, module in model.named_modules()
+        if isinstance(module, Expert)
+        for name, scale in module.rate_scales().items()
+    }
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {(True, 1.0): [], (False, 1.0): []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((parameter.dim() > 1, scales.get(name, 1.0)), []).append(parameter)
+    return [
+        {"params": parameters}
+        | ({} if decays else {"weight_decay": 0.0})
+        | ({} if scale == 1 else {"rate_scale": scale})
+        for (decays, scale), parameters in groups.items()
+        if parameters
+    ]
+
+
+def with_scaled_rates(optimizer: Optimizer) -> Optimizer:
+    """Give each group its share of the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group.pop("rate_scale", 1.0)
+    return optimizer

@@ -6,7 +6,7 @@ Legend: B rows of a batch, U distinct inputs of one modality that are in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,12 +27,15 @@ class PairedBatch:
             the row has none.
         targets: Per task a tensor whose first axis is B.
         ids: The names of the B rows, so that an error can name its row.
+        positions: Per modality that the batch has, an int64 vector of length U: the place of each input among all of
+            its split, by which it is known again in another batch.
     """
 
     inputs: dict[str, Any]
     index: dict[str, Tensor]
     targets: dict[str, Tensor]
     ids: Sequence[str]
+    positions: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for modality, index_B in self.index.items():
@@ -59,6 +62,7 @@ class PairedBatch:
         return replace(
             self,
             inputs={name: value for name, value in self.inputs.items() if name not in modalities},
+            positions={name: value for name, value in self.positions.items() if name not in modalities},
             index={
                 name: torch.full_like(index_B, ABSENT) if name in modalities else index_B
                 for name, index_B in self.index.items()
@@ -88,6 +92,7 @@ class PairedBatch:
             inputs=tree_map(apply, self.inputs),
             index=tree_map(apply, self.index),
             targets=tree_map(apply, self.targets),
+            positions=tree_map(apply, self.positions),
         )
 
 

@@ -181,12 +181,14 @@ class PairedDataset(Dataset[PairedBatch]):
     def _read(self, rows: NDArray[np.int64], positions_of: Mapping[str, NDArray[np.int64]]) -> PairedBatch:
         inputs: dict[str, Any] = {}
         index: dict[str, Tensor] = {}
+        places: dict[str, Tensor] = {}
         for modality, reader in self.readers.items():
             positions, inverse = np.unique(positions_of[modality], return_inverse=True)
             if len(positions) and positions[0] == ABSENT:
                 positions, inverse = positions[1:], inverse - 1
             index[modality] = torch.from_numpy(inverse.astype(np.int64, copy=False))
             if len(positions):
+                places[modality] = torch.from_numpy(positions)
                 try:
                     inputs[modality] = reader.read(positions)
                 except UnreadableInputsError as error:
@@ -199,6 +201,7 @@ class PairedDataset(Dataset[PairedBatch]):
             index=index,
             targets={task: target[chosen] for task, target in self.rows.targets.items()},
             ids=self.rows.names(rows),
+            positions=places,
         )
 
     def _after_dropout(self, rows: NDArray[np.int64], seed: int) -> dict[str, NDArray[np.int64]]:

@@ -50,6 +50,11 @@ class ExpertTokens:
     def __len__(self) -> int:
         return len(self.tokens_BND)
 
+    def mean(self) -> Tensor:
+        """Return each row's mean token, shape (B, D); zeros where it has none."""
+        mask_BN1 = self.mask_BN.unsqueeze(-1)
+        return self.tokens_BND.masked_fill(~mask_BN1, 0).sum(1) / mask_BN1.sum(1).clamp_min(1)
+
     def to(self, *args: Any, **kwargs: Any) -> ExpertTokens:
         """Move or cast the tokens as ``Tensor.to`` does; the mask only moves."""
         tokens_BND = self.tokens_BND.to(*args, **kwargs)
@@ -193,6 +198,10 @@ class Expert(nn.Module, ABC):
         names = (name for name, _ in self.named_parameters() if not name.startswith("network."))
         return list(names) if self.frozen else []
 
+    def rate_scales(self) -> dict[str, float]:
+        """Return by parameter the share of the learning rate that it trains with, where that is not 1."""
+        return {}
+
     @property
     def dtype(self) -> torch.dtype:
         """The type that floating point inputs are cast to, and of the tokens."""
@@ -239,7 +248,7 @@ class Expert(nn.Module, ABC):
 
         Code and precision are not in it, so that a checkpoint outlives an update and another machine.
         """
-        parts = {key: value for key, value in self.describe().items() if key != "source"}
+        parts = _without_source(self.describe())
         own = {name: value for name, value in self.state_dict().items() if not name.startswith("network.")}
         return digest_of({"weights": self._weights_digest, "own": _digest_of_state(own), **parts})
 
@@ -261,6 +270,11 @@ def drawn_weights(*, fixed: bool) -> Iterator[None]:
 def digest_of(parts: dict[str, Any]) -> str:
     """Hash what JSON can hold: 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _without_source(parts: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in parts.items() if key != "source"}
+    return {**kept, "expert": _without_source(kept["expert"])} if "expert" in kept else kept
 
 
 @cache

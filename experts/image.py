@@ -105,12 +105,14 @@ class ImageExpert(Expert):
         if crop_pct is not None and crop_pct <= 0:
             raise ValueError(f"crop_pct must be above 0, not {crop_pct}")
         with drawn_weights(fixed=freeze):
-            network = _create(model, pretrained, sha256, image_size)
+            network: Any = _create(model, pretrained, sha256, image_size)
         overrides = {
             key: value for key, value in (("img_size", image_size), ("crop_pct", crop_pct)) if value is not None
         }
         config = timm.data.resolve_data_config(overrides, model=network)
         layers = _prune(network, model, layers)
+        if not freeze and layers is None:
+            network.reset_classifier(0)  # nothing would train it
         example_UCHW = torch.randn(2, *config["input_size"], generator=torch.Generator().manual_seed(0))
         network.eval()
 

@@ -13,6 +13,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from experts.base import Expert, ExpertTokens, Precision, Transform, digest_of
+from experts.wrapping import WrappingExpert
 
 NO_ITEM = -1
 
@@ -75,7 +76,7 @@ class SequenceTransform:
         return {"item": self.item.describe(), "max_length": self.max_length}
 
 
-class SequenceExpert(Expert):
+class SequenceExpert(WrappingExpert):
     """Any expert for rows with several inputs of its kind: the tokens of all items, side by side.
 
     It is frozen or trained as the expert is, and what the expert gives can be stored. The order of the items is not
@@ -89,18 +90,10 @@ class SequenceExpert(Expert):
         ValueError: The length is below 1.
     """
 
-    network: Expert
-
     def __init__(self, expert: Expert, *, max_length: int | None = None) -> None:
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length must be at least 1, not {max_length}")
-        # freeze: False leaves it alone: it has frozen and cast itself
-        super().__init__(
-            expert,
-            width=expert.width,
-            transform=SequenceTransform(expert.transform, max_length=max_length),
-            freeze=False,
-        )
+        super().__init__(expert, transform=SequenceTransform(expert.transform, max_length=max_length))
         self.frozen = expert.frozen
         self.precision = expert.precision
 
@@ -116,11 +109,6 @@ class SequenceExpert(Expert):
             tokens_ULND.masked_fill(~mask_ULN.unsqueeze(-1), 0).flatten(1, 2),
             mask_ULN.flatten(1, 2),
         )
-
-    @property
-    def needs_statistics(self) -> bool:
-        """Whether the expert does."""
-        return self.network.needs_statistics
 
     def learn_statistics(self, batches: Iterable[dict[str, Any]]) -> None:
         """Let the expert learn them of the items."""
@@ -139,23 +127,18 @@ class SequenceExpert(Expert):
         """Return the expert's own."""
         return [f"network.{name}" for name in self.network.parameters_outside_network()]
 
-    def label(self) -> str:
-        """Return the expert's label, too."""
-        return f"{super().label()} of {self.network.label()}"
-
-    def describe(self) -> dict[str, Any]:
-        """Return what the expert says of itself, too."""
-        return {**super().describe(), "expert": self.network.describe()}
-
     def fingerprint(self, precision: Precision | None = None) -> str:
         """Hash the expert's fingerprint and what is done here. 32 hexadecimal digits.
 
         Raises:
             ValueError: The expert is trained, so that its tokens change.
         """
-        return digest_of({"expert": self.network.fingerprint(precision or self.precision), **super().describe()})
+        return digest_of({"expert": self.network.fingerprint(precision or self.precision), **self._own()})
 
     def identity(self) -> str:
         """Hash the expert's identity and the settings here: 32 hexadecimal digits."""
-        own = {key: value for key, value in super().describe().items() if key != "source"}
+        own = {key: value for key, value in self._own().items() if key != "source"}
         return digest_of({"expert": self.network.identity(), **own})
+
+    def _own(self) -> dict[str, Any]:
+        return {key: value for key, value in self.describe().items() if key != "expert"}

@@ -47,7 +47,4 @@ class ConcatFusion(Fusion):
 
 
 def _mean_or(tokens: ExpertTokens, absent_D: Tensor) -> Tensor:
-    mask_BN1 = tokens.mask_BN.unsqueeze(-1)
-    count_B1 = mask_BN1.sum(1)
-    mean_BD = tokens.tokens_BND.masked_fill(~mask_BN1, 0).sum(1) / count_B1.clamp_min(1)
-    return torch.where(count_B1 > 0, mean_BD, absent_D)
+    return torch.where(tokens.mask_BN.any(1, keepdim=True), tokens.mean(), absent_D)

@@ -37,9 +37,9 @@ def build(*, seed: int = 0, freeze: bool = True, feature_store: str | None = Non
     torch.manual_seed(seed)
     return CrossModalModule(
         experts,
-        lambda names: WorkspaceFusion(names, width=32),
-        {"answer": ClassificationHead},
         Dots().outputs,
+        fusion=lambda names: WorkspaceFusion(names, width=32),
+        heads={"answer": ClassificationHead},
         feature_store=feature_store,
     )
 
@@ -52,7 +52,9 @@ def connected(module: CrossModalModule, *, batch_size: int = 8) -> Dots:
 
 def test_heads_that_are_no_tasks_are_refused() -> None:
     with pytest.raises(ValueError, match=r"model.heads.answer: the data has no such task; it has price"):
-        CrossModalModule({}, lambda _: WorkspaceFusion([], width=8), {"answer": ClassificationHead}, {"price": ["x"]})
+        CrossModalModule(
+            {}, {"price": ["x"]}, fusion=lambda _: WorkspaceFusion([], width=8), heads={"answer": ClassificationHead}
+        )
 
 
 def checkpoint_of(module: CrossModalModule) -> dict[str, Any]:
@@ -116,7 +118,7 @@ def test_rows_without_targets_are_named() -> None:
     batch = next(iter(connected(module).train_dataloader()))
     batch.targets = {}
     with pytest.raises(ValueError, match=r"rows train/\d+, .* have no targets for any of answer"):
-        module._terms(module(batch), batch)
+        module.training_step(batch, 0)
 
 
 class Mislabelled(Dots):

@@ -380,7 +380,11 @@ def three_tasks() -> CrossModalModule:
     heads = {"answer": ClassificationHead, "tags": MultiLabelHead, "size": RegressionHead}
     torch.manual_seed(1)
     return CrossModalModule(
-        build().experts, lambda names: WorkspaceFusion(names, width=8), heads, ThreeTasks().outputs, feature_store=None
+        build().experts,
+        ThreeTasks().outputs,
+        fusion=lambda names: WorkspaceFusion(names, width=8),
+        heads=heads,
+        feature_store=None,
     )
 
 

@@ -1,0 +1,163 @@
+"""Expert folders: what was trained alone, to be used anywhere by the folder's name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from experts.adapters import TunedExpert
+from experts.base import Expert, ExpertTokens, Precision
+from experts.weights import locate
+
+SPECIFICATION, WEIGHTS, CARD = "expert.yaml", "model.safetensors", "README.md"
+VERSION = 1  # of the folder's layout
+
+
+class SavedExpert(Expert):
+    """An expert that was trained before, from its folder.
+
+    Args:
+        pretrained: The folder, such as `runs/experts/speech`.
+        width: D that its tokens must have; by default any.
+        freeze: Nothing trains.
+        precision: Of a frozen network; see `Expert`.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It is no expert folder, its weights do not fit, or its tokens have another width.
+    """
+
+    network: Expert
+
+    def __init__(
+        self, pretrained: str, *, width: int | None = None, freeze: bool = True, precision: Precision = "auto"
+    ) -> None:
+        folder = locate(pretrained)
+        if folder is None or not (folder / SPECIFICATION).is_file():
+            where = "there is no such folder" if folder is None else f"has no {SPECIFICATION}"
+            raise FileNotFoundError(f"{pretrained}: {where}; `crossmodal expert fit` writes expert folders")
+        self._specification, expert = load_expert(folder)
+        if width is not None and width != expert.width:
+            raise ValueError(f"{pretrained}: its tokens have width {expert.width}, not {width}")
+        super().__init__(
+            expert.train(not freeze),
+            width=expert.width,
+            transform=expert.transform.for_evaluation if freeze else expert.transform,
+            freeze=freeze,
+            precision=precision,
+        )
+        self._name = pretrained  # a path, which the tokens do not depend on
+
+    @property
+    def specification(self) -> dict[str, Any]:
+        """`class_path` and `init_args` of the expert in the folder."""
+        return self._specification
+
+    def encode(self, inputs: Any) -> ExpertTokens:
+        """Return the expert's tokens."""
+        return self.network.encode(inputs)
+
+    def label(self) -> str:
+        """Return the folder, too."""
+        return f"{self.network.label()} {self._name}"
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the expert says of itself, too."""
+        return {**super().describe(), "expert": self.network.describe()}
+
+
+def save_expert(folder: Path, specification: dict[str, Any], expert: Expert, card: str, *, merge: bool = True) -> None:
+    """Write an expert folder, whole or not at all; it takes the place of one that is there.
+
+    Args:
+        folder: To write.
+        specification: `class_path` and `init_args` of the expert, as in YAML.
+        expert: As it was built from these, and trained.
+        card: What a reader should know of it, in Markdown.
+        merge: Add the changes of LoRA to the layers, so that nothing tells that they were made.
+    """
+    while isinstance(expert, TunedExpert | SavedExpert):
+        if isinstance(expert, SavedExpert):  # the new folder does not need the old one
+            specification = expert.specification
+            expert = expert.network
+        elif merge or not specification["init_args"].get("lora"):
+            expert, specification = expert.merged(), specification["init_args"]["expert"]
+        else:
+            break
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in expert.state_dict().items()}
+    content = {"version": VERSION, "width": expert.width, "expert": _unfrozen(specification)}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        (unfinished / SPECIFICATION).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        (unfinished / CARD).write_text(card, encoding="utf-8")
+        save_file(state, unfinished / WEIGHTS, {"format": "pt"})
+        unfinished.chmod(0o777 & ~_umask())
+        old = folder.with_name(f"{unfinished.name}.old")
+        if folder.exists():
+            folder.rename(old)
+        unfinished.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def load_expert(folder: Path) -> tuple[dict[str, Any], Expert]:
+    """Build an expert from its folder, to be trained; return its specification, too.
+
+    Raises:
+        ValueError: A file of it cannot be read, or its weights do not fit.
+    """
+    try:
+        content = yaml.safe_load((folder / SPECIFICATION).read_text(encoding="utf-8"))
+        specification, version = content["expert"], content["version"]
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder / SPECIFICATION} cannot be read: {error!r}") from error
+    if version != VERSION:
+        raise ValueError(f"{folder} is of layout {version}; this release reads {VERSION}")
+    expert = _build(specification, folder)
+    try:
+        state = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+    try:
+        expert.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder / WEIGHTS} does not fit {SPECIFICATION}: {str(error).splitlines()[1].strip()}"
+        ) from error
+    return specification, expert
+
+
+def _build(specification: dict[str, Any], folder: Path) -> Expert:
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Expert, "expert", required=True)
+    try:
+        expert: Expert = parser.instantiate_classes(parser.parse_object({"expert": specification})).expert
+    except ArgumentError as error:
+        raise ValueError(f"{folder / SPECIFICATION}: {str(error).splitlines()[0]}") from error
+    return expert
+
+
+def _unfrozen(specification: dict[str, Any]) -> dict[str, Any]:
+    """Return a specification that builds the expert to be trained: freezing it is up to who loads it."""
+    plain: dict[str, Any] = json.loads(json.dumps(specification))
+    arguments = plain.get("init_args", {})
+    arguments |= {key: value for key, value in (("freeze", False), ("precision", "auto")) if key in arguments}
+    return plain
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

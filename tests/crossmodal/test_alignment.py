@@ -1,0 +1,171 @@
+"""Legend: B rows, U distinct targets, D width."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, multiprocessing
+from torch.nn import functional as F
+
+from crossmodal.alignment import Alignment, Alignments, InfoNCE, Regression, SigLIP
+from datamodules.batch import PairedBatch
+from experts.base import ExpertTokens
+
+WIDTH = 6
+WIDTHS = {"speech": WIDTH, "text": WIDTH, "image": 3}
+KINDS = [InfoNCE, SigLIP, Regression]
+
+
+def tokens_of(vectors: Tensor) -> ExpertTokens:
+    """Two tokens whose mean is the vector, and one that is masked."""
+    tokens = torch.stack([vectors - 1, vectors + 1, torch.full_like(vectors, 99)], dim=1)
+    return ExpertTokens(tokens, torch.tensor([True, True, False]).expand(len(vectors), 3))
+
+
+def batch_of(speech: list[int], text: list[int], positions: list[int]) -> PairedBatch:
+    index = {"speech": torch.tensor(speech), "text": torch.tensor(text)}
+    return PairedBatch(
+        inputs={},
+        index=index,
+        targets={},
+        ids=[str(row) for row in range(len(speech))],
+        positions={"text": torch.tensor(positions)},
+    )
+
+
+def vectors(count: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+# six rows: one lacks its sound, one its text, two share a text
+BATCH = batch_of([0, 1, -1, 2, 3, 4], [0, 1, 0, -1, 1, 2], [40, 41, 42])
+TOKENS = {"speech": tokens_of(vectors(5)), "text": tokens_of(vectors(3, seed=1))}
+SOUNDS, OWN = vectors(5)[[0, 1, 3, 4]], torch.tensor([0, 1, 1, 2])
+TEXTS = vectors(3, seed=1)
+
+
+def cosines() -> Tensor:
+    return F.normalize(SOUNDS, dim=1) @ F.normalize(TEXTS, dim=1).T
+
+
+def loss(alignment: Alignment) -> float:
+    (value,) = alignment(TOKENS, BATCH).values()
+    return float(value)
+
+
+def test_infonce_is_the_mean_of_two_cross_entropies() -> None:
+    logits = cosines() / 0.1
+    forth = -logits.log_softmax(1)[range(4), OWN].mean()
+    shares = logits.T.log_softmax(1)
+    back = -torch.stack([shares[0, 0], (shares[1, 1] + shares[1, 2]) / 2, shares[2, 3]]).mean()
+    found = loss(InfoNCE(WIDTHS, source="speech", target="text", temperature=0.1))
+    assert found == pytest.approx(float(forth + back) / 2, rel=1e-5)
+
+
+def test_siglip_judges_every_pair() -> None:
+    logits = cosines() / 0.1 - 10
+    signs = 2.0 * F.one_hot(OWN, 3) - 1
+    expected = -F.logsigmoid(signs * logits).sum(1).mean()
+    assert loss(SigLIP(WIDTHS, source="speech", target="text")) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_regression_is_a_share_of_the_targets_power() -> None:
+    expected = (SOUNDS - TEXTS[OWN]).square().sum(1).mean() / TEXTS.square().sum(1).mean()
+    assert loss(Regression(WIDTHS, source="speech", target="text")) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_learns_to_align(kind: Callable[..., Alignment]) -> None:
+    torch.manual_seed(0)
+    alignments = Alignments([kind(WIDTHS, source="speech", target="text")])
+    sounds = torch.nn.Parameter(vectors(5))
+    optimizer = torch.optim.Adam([sounds, *alignments.parameters()], lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        tokens = {"speech": tokens_of(sounds), "text": TOKENS["text"]}
+        sum(alignments(tokens, BATCH).values(), torch.tensor(0.0)).backward()
+        optimizer.step()
+    tokens = {"speech": tokens_of(sounds.detach()), "text": TOKENS["text"]}
+    alignments.measure(tokens, BATCH)
+    assert alignments.figures()["speech-text/recall@1"] == 1
+    assert not alignments.figures()  # it began anew
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_without_pairs_has_no_loss(kind: Callable[..., Alignment]) -> None:
+    apart = batch_of([0, -1], [-1, 0], [5])
+    alignments = Alignments([kind(WIDTHS, source="speech", target="text")])
+    assert alignments(TOKENS, apart) == {}
+    alignments.measure(TOKENS, apart)
+    assert alignments.figures() == {}
+
+
+@pytest.mark.parametrize("kind", [InfoNCE, SigLIP])
+def test_targets_of_earlier_batches_are_candidates_but_never_twins(kind: Callable[..., Alignment]) -> None:
+    queued = kind(WIDTHS, source="speech", target="text", queue=4).train()
+    plain = loss(kind(WIDTHS, source="speech", target="text"))
+    assert loss(queued) == pytest.approx(plain)  # nothing is queued yet
+    assert queued.queue_ids_E.tolist() == [40, 41, 42, -1]
+    assert loss(queued) == pytest.approx(plain)  # the same three texts: no row is told from its own
+    assert queued.queue_ids_E.tolist() == [41, 42, 42, 40]
+    queued.queue_ids_E += 100
+    assert loss(queued.eval()) > plain
+    assert queued.queue_ids_E.tolist() == [141, 142, 142, 140]  # evaluation leaves it alone
+    assert queued.state_dict()["queue_ED"].norm(dim=1).tolist() == pytest.approx([1] * 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"source": "sound"}, "there is no expert for 'sound' to align; there are speech, text, image"),
+        ({"target": "speech"}, "'speech' cannot be aligned to itself"),
+        ({"target": "image"}, "put the expert for 'speech' into experts.adapters.ProjectedExpert with width: 3"),
+        ({"temperature": 0.0}, "temperature must be at least 0.01"),
+        ({"queue": -1}, "queue at least 0, not -1"),
+    ],
+)
+def test_what_cannot_be_aligned(arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        InfoNCE(WIDTHS, **{"source": "speech", "target": "text", **arguments})
+
+
+def one_rank(rank: int, port: int, kind: type[Alignment], results: Any) -> None:
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    rows = [slice(0, 2), slice(2, 4)][rank]
+    sounds = SOUNDS.clone().requires_grad_()
+    used, own = OWN[rows].unique(return_inverse=True)
+    batch = batch_of([0, 1], own.tolist(), used.tolist())
+    value = kind(WIDTHS, source="speech", target="text").train()(
+        {"speech": tokens_of(sounds[rows]), "text": tokens_of(TEXTS[used])}, batch
+    )
+    (loss,) = value.values()
+    loss.backward()
+    results.put((rank, loss.item(), sounds.grad.tolist()))  # type: ignore[union-attr]
+
+
+def test_other_devices_have_candidates_too() -> None:
+    """SigLIP sums over all targets: two devices' mean is what one device says of all rows."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [context.Process(target=one_rank, args=(rank, port, SigLIP, results)) for rank in range(2)]
+    for process in started:
+        process.start()
+    found = sorted(results.get(timeout=120) for _ in started)
+    for process in started:
+        process.join()
+    whole = SigLIP(WIDTHS, source="speech", target="text")
+    sounds = SOUNDS.clone().requires_grad_()
+    batch = batch_of([0, 1, 2, 3], OWN.tolist(), [0, 1, 2])
+    (expected,) = whole({"speech": tokens_of(sounds), "text": tokens_of(TEXTS)}, batch).values()
+    expected.backward()
+    assert math.fsum(loss for _, loss, _ in found) / 2 == pytest.approx(float(expected), rel=1e-4)
+    gradients = sum(torch.tensor(gradient) for _, _, gradient in found) / 2
+    torch.testing.assert_close(gradients, sounds.grad, rtol=1e-4, atol=1e-6)
