@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crossmodal.errors import TRACEBACK, UsageError, place_in_own_code, refuse
 
 if TYPE_CHECKING:
     from crossmodal.experiment_cli import DataAndModel
+    from datamodules.checking import DataCheck
 
+TELLING = 3.0  # seconds after which the speed until then tells how long the rest will take
 HELP = """\
 usage: crossmodal data check --config FILE [--output FOLDER] [--workers N] [--KEY VALUE ...]
 
@@ -66,6 +70,8 @@ def read_options(arguments: list[str]) -> tuple[Options | None, list[str]]:
 
 def main(options: Options, arguments: list[str]) -> int:
     """Check; return the exit status: 0 where nothing is wrong, 1 where something is, 130 after an interruption."""
+    if sys.stdout.isatty():
+        print("opening the experiment ...", flush=True)  # which takes seconds, most of them of importing
     from crossmodal.console import tame_chatter
     from crossmodal.experiment_cli import MISTAKES, DataAndModel
 
@@ -86,74 +92,61 @@ def _check(experiment: DataAndModel, options: Options) -> int:
     name, data = str(experiment.settings.name), experiment.datamodule
     folder = options.output or Path(experiment.settings.runs) / name / "check"
     check = DataCheck(data, dict(experiment.model.heads))
-    counted, status, stopped = _Counter(), 0, ""
     began = time.perf_counter()
     try:
         with _progress(check.num_inputs) as advance:
-            check.read(num_workers=options.workers, advance=counted.counting(advance))
+            check.read(num_workers=options.workers, advance=advance)
     except KeyboardInterrupt:
-        status, stopped = 130, "interrupted; what was found until then is above"
+        return _stop(check, "interrupted: ", 130)
     except ValueError as error:
-        status, stopped = 1, str(error)
+        return _stop(check, f"{error}; ", 1)
     seconds = time.perf_counter() - began
-    figures = report.figures_of(
-        check, experiment=name, read=counted.count, seconds=seconds, workers=options.workers, complete=not stopped
-    )
+    figures = report.figures_of(check, experiment=name, seconds=seconds, workers=options.workers)
     report.print_report(figures)
+    html = page.render(figures, check)
     write_json(folder / "check.json", figures)
-    (folder / "check.html").write_text(page.render(figures, check), encoding="utf-8")
-    print(_summary(figures))
+    (folder / "check.html").write_text(html, encoding="utf-8")
+    rate = f"{figures['inputs']:,} inputs in {seconds:.1f} s, {figures['inputs_per_second']:,.0f} inputs/s"
+    print(f"{report.verdict(figures)} ({rate})")
     limit = data.quarantine.limit if data.quarantine else None
     for line in report.hints(figures, can_leave_out=check.can_leave_out, limit=limit):
         print(line)
     print(f"page: {folder / 'check.html'}")
-    if stopped:
-        return refuse(stopped, status)
     return 1 if figures["faults"] else 0
 
 
-def _summary(figures: dict[str, Any]) -> str:
-    rate = f"{figures['inputs']:,} inputs in {figures['seconds']:.1f} s, {figures['inputs_per_second']:,.0f} inputs/s"
-    if not figures["faults"]:
-        return f"no faults in {figures['rows']:,} rows ({rate})"
-    return f"{figures['faulty_rows']:,} of {figures['rows']:,} rows have faults ({rate})"
+def _stop(check: DataCheck, why: str, status: int) -> int:
+    """Tell what was found until then. A report would say of rows that were not read that they can be used."""
+    from crossmodal.check import report
 
-
-class _Counter:
-    def __init__(self) -> None:
-        self.count = 0
-
-    def counting(self, advance: Callable[[int], None]) -> Callable[[int], None]:
-        def counted(number: int) -> None:
-            self.count += number
-            advance(number)
-
-        return counted
+    report.print_faults(report.faults_of(check))
+    read = f"{check.num_read:,} of {check.num_inputs:,} inputs were read"
+    return refuse(f"{why}{read}, faulty rows so far: {check.log.num_faulty_rows():,}; no report is written", status)
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar in a terminal, else a line."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
 
-    from crossmodal.console import is_terminal
-
-    if not is_terminal():
+    if not sys.stdout.isatty():
         print(f"checking {total:,} inputs", flush=True)
         yield lambda _: None
         return
+    whole = Column(no_wrap=True)  # where the terminal is narrow the bar is what shrinks
     columns = (
-        TextColumn("checking"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:,.0f} inputs/s"),
-        TimeRemainingColumn(),
+        TextColumn("checking", table_column=whole),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}", table_column=whole.copy()),
+        TextColumn("{task.fields[left]}", table_column=whole.copy()),
     )
-    with Progress(*columns, transient=True) as bar:
-        task, began = bar.add_task("", total=total, rate=0.0), time.perf_counter()
+    with Progress(*columns, transient=True, expand=True) as bar:
+        task, began = bar.add_task("", total=total, left=""), time.perf_counter()
 
         def advance(number: int) -> None:
-            done = bar.tasks[0].completed + number
-            bar.update(task, advance=number, rate=done / max(1e-9, time.perf_counter() - began))
+            done, seconds = bar.tasks[0].completed + number, time.perf_counter() - began
+            left = timedelta(seconds=round(seconds * (total - done) / done))
+            bar.update(task, advance=number, left=f"{left} left" if seconds > TELLING else "")
 
         yield advance

@@ -12,7 +12,8 @@ from crossmodal.init.columns import look
 from crossmodal.init.experiment_file import Experiment, rows_seen, shown_path
 from crossmodal.init.file_columns import SUFFIXES
 from crossmodal.init.proposal import propose
-from crossmodal.init.sampling import LocalFiles, find_root, find_source, paths_in, sample_rows
+from crossmodal.init.row_faults import find_faults, in_words
+from crossmodal.init.sampling import LocalFiles, Source, find_root, find_source, paths_in, sample_rows
 
 DEFAULT_OUTPUT = Path("crossmodal.yaml")  # commands that are given no --config read it
 
@@ -37,10 +38,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--force", action="store_true", help="overwrite the output")
     options = parser.parse_args(arguments)
     output: Path = options.output
-    if output.exists() and not (options.force and output.is_file()):
-        return refuse(f"{output}: is already there; give --force to overwrite it, or another --output", 1)
     try:
-        experiment = _look_at(options.path, options.target, options.name, output)
+        source = find_source(options.path)
+        if output.exists() and not (options.force and output.is_file()):
+            return refuse(f"{output}: is already there; give --force to overwrite it, or another --output", 1)
+        experiment = _look_at(source, options.target, options.name, output)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(experiment.text(), encoding="utf-8")
     except UsageError as error:
@@ -51,19 +53,24 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _look_at(path: Path, targets: list[str], name: str | None, output: Path) -> Experiment:
-    source = find_source(path)
+def _look_at(source: Source, targets: list[str], name: str | None, output: Path) -> Experiment:
     sample = sample_rows(source.train)
     folder = source.train if source.train.is_dir() else source.train.absolute().parent
     suffixes = tuple(suffix for kind in SUFFIXES.values() for suffix in kind)
     root = find_root(folder, paths_in(sample.cells, suffixes))
     columns = [look(column, cells, LocalFiles(root)) for column, cells in sample.cells.items()]
+    try:
+        proposal = propose(columns, targets)
+    except UsageError as error:
+        unread = "".join(f"\n  a row that cannot be read: {line}" for line in in_words(sample.faults))
+        raise UsageError(f"{error}{unread}") from None
     config = "" if output == DEFAULT_OUTPUT else f" --config {shlex.quote(str(output))}"
     return Experiment(
         name=name or _name(folder if source.train.is_dir() or source.others else source.train, folder),
         source=source,
         sample=sample,
-        proposal=propose(columns, targets),
+        proposal=proposal,
+        faults=find_faults(sample, proposal),
         root=None if root is folder else root,
         next_commands=[f"crossmodal data check{config}", f"crossmodal fit{config}"],
     )
@@ -89,4 +96,8 @@ def _said(experiment: Experiment, output: Path) -> list[str]:
     for role, column in (("names", proposal.id), ("splits", proposal.split), ("groups", proposal.group)):
         lines += [f"  {role}: {column.name}"] if column else []
     lines += [f"  not used: {name}: {why}" for name, why in proposal.unused.items()]
+    if faults := experiment.faults:
+        why = "leaves them out" if experiment.on_error == "quarantine" else "they are many"
+        lines.append(f"  rows that cannot be used: {len(faults):,}, hence on_error: {experiment.on_error} ({why})")
+        lines += [f"    {line}" for line in in_words(faults)]
     return [*lines, f"{output} is written; read it, then:", *(f"  {one}" for one in experiment.next_commands)]

@@ -52,7 +52,8 @@ class Fault:
     split: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.row}, column {self.column!r}" if self.column else self.row
+        column = f"column {self.column!r}" if self.column else ""
+        place = ", ".join(part for part in (self.row, column) if part)
         return ": ".join(part for part in (place, self.value, self.cause) if part)
 
 

@@ -7,7 +7,9 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import yaml
 from PIL import Image
 
@@ -59,6 +61,32 @@ def test_data_of_ones_own(crossmodal: Zygote, folder: Path) -> None:
     status, output = crossmodal.run("fit", "--config", "photos.yaml", cwd=folder)
     assert status == 0, output
     assert 0 <= json.loads((folder / "runs" / "photos" / "0" / "metrics.json").read_text())["test/accuracy"] <= 1
+
+
+def test_the_experts_that_a_document_shows_can_be_trained(crossmodal: Zygote, tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
+    experts, data = (
+        yaml.safe_load(next(one for one in blocks if one.startswith(key))) for key in ("experts:", "data:")
+    )
+    arguments = data["data"]["init_args"]
+    assert experts["experts"].keys() == arguments["modalities"].keys()
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (40, 40), "red").save(folder / "a.png")
+    soundfile.write(folder / "a.wav", np.sin(np.arange(4000) / 9), 8000)
+    row = {"photo": "a.png", "question": "what?", "wav": "a.wav", "spectrum": str([0.5] * 64), "age": 41, "weight": 70}
+    row |= {"sex": "f", "front": "a.png", "back": "a.png", "tags": "red;big", "price": 3}
+    with (folder / "data.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*row, "label", "patient"])
+        writer.writeheader()
+        writer.writerows({**row, "label": "ab"[number % 2], "patient": number} for number in range(40))
+    config = yaml.safe_load((ROOT / "configs" / "dots.yaml").read_text()) | experts | data
+    heads = {"label": "ClassificationHead", "tags": "MultiLabelHead", "price": "RegressionHead"}
+    config["model"]["heads"] = {task: {"class_path": f"crossmodal.heads.{head}"} for task, head in heads.items()}
+    config["trainer"] |= {"max_epochs": 1, "logger": False, "callbacks": []}
+    (tmp_path / "shown.yaml").write_text(yaml.safe_dump(config))
+    status, output = crossmodal.run("fit", "--config", "shown.yaml", cwd=tmp_path)
+    assert status == 0, output
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/data.md"])

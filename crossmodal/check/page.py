@@ -13,7 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from crossmodal.check.charts import bars, histogram, waveform
-from crossmodal.check.report import TOP_CLASSES, combinations
+from crossmodal.check.report import TOP_CLASSES, combinations, verdict
 from datamodules.checking import DataCheck
 
 SAMPLES = 12  # of each split
@@ -73,16 +73,16 @@ dt { color: var(--quiet); }
 <body>
 <h1>{{ f.experiment }}</h1>
 <p class="verdict {{ 'bad' if f.faults else 'good' }}">
-{%- if f.faults %}{{ "{:,}".format(f.faulty_rows) }} of {{ "{:,}".format(f.rows) }} rows have faults
-{%- elif f.complete %}No faults in {{ "{:,}".format(f.rows) }} rows
-{%- else %}No faults so far{% endif %}</p>
+{{- verdict|capitalize }}</p>
 <p class="quiet">{{ "{:,}".format(f.inputs) }} inputs were read and transformed in {{ "%.1f"|format(f.seconds) }} s,
-{{ "{:,.0f}".format(f.inputs_per_second) }} a second{% if not f.complete %}; the check was interrupted{% endif %}.</p>
+{{ "{:,.0f}".format(f.inputs_per_second) }} a second.</p>
 
 {% if f.faults %}<h2>Faults</h2>
 {% for kind, of in f.faults.items() %}<details{{ " open" if loop.index <= 5 }}>
 <summary><span class="{{ 'bad' if of.stops_training else 'warn' }}">{{ kind }}</span>
-<span class="n quiet">{{ "{:,}".format(of.rows) }} row{{ "s" if of.rows != 1 }}
+<span class="n quiet">
+{%- if of.rows or not of.of_no_row %}{{ "{:,}".format(of.rows) }} row{{ "s" if of.rows != 1 }}
+{%- else %}of no row{% endif %}
 {%- if of.inputs %}, {{ "{:,}".format(of.inputs) }} input{{ "s" if of.inputs != 1 }}{% endif %};
 {{ "stops training" if of.stops_training else "training goes on" }}</span></summary>
 <div><table><colgroup><col style="width: 8%"><col style="width: 18%"><col style="width: 13%"><col style="width: 28%">
@@ -143,7 +143,9 @@ def render(figures: dict[str, Any], check: DataCheck) -> str:
         for split in check.rows
     }
     page = Environment(autoescape=True, trim_blocks=False).from_string(PAGE)
-    return page.render(f=figures, listed=LISTED, charts=list(_charts(figures, check)), samples=samples)
+    return page.render(
+        f=figures, verdict=verdict(figures), listed=LISTED, charts=list(_charts(figures, check)), samples=samples
+    )
 
 
 def _charts(figures: dict[str, Any], check: DataCheck) -> Iterator[tuple[str, Markup | None]]:

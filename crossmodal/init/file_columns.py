@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 Kind = Literal["image", "audio", "array", "text", "number", "category", "labels", "other", "empty"]
@@ -54,28 +55,55 @@ def kind_of_files(paths: list[str]) -> Kind | None:
 
 def files_in(kind: Kind, cells: Sequence[Sequence[str]], files: Files) -> dict[str, Any]:
     """Look at the files that cells name: arguments of a Column."""
-    there = [cell for cell in cells if all(map(files.exist, cell))]
-    note = f"{len(there):,} of {len(cells):,} sampled cells name existing {kind} files"
-    found: dict[str, Any] = {"kind": kind, "is_file": True, "existing": len(there), "note": note}
-    opened = [path for cell in there for path in cell if "://" not in path][:MOST_HEADERS]
-    try:
-        if kind == "array" and opened:
-            return {**found, **_arrays([files.array(path) for path in opened], note)}
-        if kind == "audio" and opened:
-            rates, seconds = zip(*map(files.sound, opened), strict=True)
-            found["note"] = f"{note}; some of them: {min(rates):,} Hz or more, up to {max(seconds):.1f} s"
-            found["sound"] = (min(rates), max(seconds))
-    except ValueError as error:
-        found["note"] = f"{note}; {error}"
-    return found
+    there = [(number, cell) for number, cell in enumerate(cells) if all(map(files.exist, cell))]
+    notes = [f"{len(there):,} of {len(cells):,} sampled cells name existing {kind} files"]
+    found: dict[str, Any] = {"kind": kind, "is_file": True, "existing": len(there)}
+    read = {"array": files.array, "audio": files.sound}.get(kind)
+    opened = [(number, path) for number, cell in there for path in cell if read and "://" not in path][:MOST_HEADERS]
+    headers: dict[tuple[int, str], Any] = {}
+    wrong: dict[int, str] = {}
+    for number, path in opened:
+        try:
+            headers[number, path] = read(path) if read else None
+        except ValueError as error:
+            wrong.setdefault(number, str(error))
+    if headers:
+        seen = _arrays(headers) if kind == "array" else _sounds(headers)
+        wrong |= seen.pop("wrong", {})
+        notes.append(seen.pop("note"))
+        found |= seen
+    if wrong:
+        why = "" if headers else f": {next(iter(wrong.values()))}"
+        notes.append(f"{len(wrong):,} of {len(opened):,} that were opened cannot be used{why}")
+    return {**found, "note": "; ".join(notes), "wrong": wrong}
 
 
-def _arrays(seen: Sequence[tuple[tuple[int, ...], str | None]], note: str) -> dict[str, Any]:
-    shapes = sorted({shape for shape, _ in seen})
-    found: dict[str, Any] = {"note": f"{note} of shape {' or '.join(map(str, shapes[:3]))}"}
-    if len({shape[-1:] for shape in shapes}) == 1 and all(len(shape) in (1, 2) for shape in shapes):
-        found |= {"dim": shapes[0][-1], "key": seen[0][1]}
-    return found
+def _arrays(headers: Mapping[tuple[int, str], tuple[tuple[int, ...], str | None]]) -> dict[str, Any]:
+    shapes = sorted({shape for shape, _ in headers.values()})
+    found: dict[str, Any] = {"note": f"of shape {' or '.join(map(str, shapes[:3]))}"}
+    width = agreed([shape[-1] if len(shape) in (1, 2) else None for shape, _ in headers.values()])
+    if width is None:
+        return found
+    fits = {place: len(shape) in (1, 2) and shape[-1] == width for place, (shape, _) in headers.items()}
+    found["wrong"] = {
+        number: f"{path} has shape {headers[number, path][0]}, the others have vectors of {width:,} numbers"
+        for (number, path), is_so in fits.items()
+        if not is_so
+    }
+    key = next(headers[place][1] for place, is_so in fits.items() if is_so)
+    return {**found, "dim": width, "key": key}
+
+
+def _sounds(headers: Mapping[tuple[int, str], tuple[int, float]]) -> dict[str, Any]:
+    rates, seconds = zip(*headers.values(), strict=True)
+    note = f"some of them: {min(rates):,} Hz or more, up to {max(seconds):.1f} s"
+    return {"note": note, "sound": (min(rates), max(seconds))}
+
+
+def agreed(values: Sequence[Hashable]) -> Any:
+    """Return the value that nearly all are, or None."""
+    value, count = Counter(values).most_common(1)[0]
+    return value if count >= (1 - SOME) * len(values) else None
 
 
 def contents(cells: Sequence[Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossmodal.init.columns import Column
+from crossmodal.init.file_columns import SOME
 
 
 def _names(text: str) -> frozenset[str]:
@@ -145,8 +146,11 @@ def is_split(column: Column) -> bool:
     """Whether it names each row's split."""
     if column.kind != "category" or column.is_sequence:
         return False
-    values = _small(column)
-    return values <= SPLITS and (len(values) > 1 or bool(SPLIT & set(words(column.name))))
+    is_named, values = bool(SPLIT & set(words(column.name))), _small(column)
+    if is_named:  # so that a few values may be wrong
+        known = sum(count for value, count in column.counts.items() if str(value).strip().lower() in SPLITS)
+        return known >= (1 - SOME) * len(column.values)
+    return values <= SPLITS and len(values) > 1
 
 
 def has_validation(split: Column) -> bool:

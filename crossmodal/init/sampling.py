@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +92,14 @@ class Sample:
         num_rows: Of the whole table, about.
         is_all: They are all of them.
         faults: Of rows that cannot be read.
+        names: Of the rows; empty where their places in the file are not known.
     """
 
     cells: Mapping[str, Sequence[Any]]
     num_rows: int
     is_all: bool
-    faults: Sequence[str] = ()
+    faults: Sequence[Fault] = ()
+    names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return max(map(len, self.cells.values()), default=0)
@@ -116,17 +118,19 @@ def sample_rows(path: Path) -> Sample:
             case ".parquet":
                 table, num_rows = _parts_of_parquet(path)
             case ".csv" | ".tsv" | ".jsonl" | ".ndjson":
-                table, num_rows = _parts_of_text(path)
+                table, num_rows, faults = _parts_of_text(path)
+    is_of_parts = table is not None
     if table is None:
         table, faults = open_table(path)
         num_rows = len(table) + len(faults)
     rows = range(len(table))
     chosen = [*rows[:FIRST_ROWS], *rows[FIRST_ROWS :: max(1, (len(rows) - FIRST_ROWS) // SPREAD_ROWS)]]
     cells = {column: [table.cell(column, row) for row in chosen] for column in table.column_names}
-    return Sample(cells, num_rows, len(chosen) + len(faults) == num_rows, list(map(str, faults)))
+    names = [] if is_of_parts else list(map(table.row_name, chosen))
+    return Sample(cells, num_rows, len(chosen) + len(faults) == num_rows, faults, names)
 
 
-def _parts_of_text(path: Path) -> tuple[Table | None, int]:
+def _parts_of_text(path: Path) -> tuple[Table | None, int, list[Fault]]:
     """Read the beginning of a file of lines, and lines from everywhere in it.
 
     None where a cell has lines of its own, and the file has to be read as a whole.
@@ -143,9 +147,13 @@ def _parts_of_text(path: Path) -> tuple[Table | None, int]:
         try:
             table, faults = open_table(parts)
         except ValueError:
-            return None, 0
+            return None, 0, []
         read = len(table) + len(faults)
-        return (None, 0) if len(faults) > PARTS else (table, read * size // parts.stat().st_size)
+        num_rows = read * size // parts.stat().st_size
+    if len(faults) > PARTS:
+        return None, 0, []
+    is_json = path.suffix.lower() in (".jsonl", ".ndjson")  # else it may be the rest of a cell of several lines
+    return table, num_rows, [replace(fault, row=path.name) for fault in faults] if is_json else []
 
 
 def _parts_of_parquet(path: Path) -> tuple[Table, int]:
@@ -212,8 +220,10 @@ class LocalFiles:
 
         try:
             header = soundfile.info(self.root / path)
-        except (OSError, soundfile.LibsndfileError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"{path} cannot be read: {error.error_string}") from error
         return int(header.samplerate), float(header.duration)
 
 

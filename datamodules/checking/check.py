@@ -28,7 +28,7 @@ from datamodules.sources import KEY_BYTES, UnreadableInputsError
 from datamodules.table_data import TableData, TableIds
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "predict")
-BATCH = 32  # inputs that a worker reads at a time
+BLOCK = 32  # inputs that a worker reads at a time
 WAITING = 10_000  # faulty inputs between which rows are not looked for
 
 
@@ -88,6 +88,7 @@ class DataCheck:
         self.log = FaultLog()
         self.rows: dict[Split, PairedRows] = {}
         self.sizes: dict[str, Sizes] = {}
+        self.num_read = 0  # inputs
         self._parts: list[_Part] = []
         self._keys = ContentKeys()
         for split in SPLITS:
@@ -109,10 +110,10 @@ class DataCheck:
             ValueError: A worker was killed.
         """
         ends = np.cumsum([len(part.positions) for part in self._parts])
-        batches = [
-            np.arange(start, min(start + BATCH, end))
+        blocks = [
+            block
             for part, end in zip(self._parts, ends.tolist(), strict=True)
-            for start in range(end - len(part.positions), end, BATCH)
+            for block in _blocks(end - len(part.positions), end)
         ]
 
         def read(numbers: NDArray[np.int64], _seed: int) -> _Findings:
@@ -122,7 +123,7 @@ class DataCheck:
 
         workers = num_workers if sys.platform == "linux" else 0  # elsewhere each would import torch anew
         try:
-            self._take(BatchLoader(read, batches, num_workers=workers, by_value=True), advance)
+            self._take(BatchLoader(read, blocks, num_workers=workers, by_value=True), advance)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -280,6 +281,7 @@ class DataCheck:
                 waiting |= found.faults
                 self.sizes.setdefault(part.modality, Sizes()).add(found.sizes)
                 self._keys.add(part.modality, part.split, found.positions, found.keys)
+                self.num_read += len(found.positions)
                 advance(len(found.positions))
         finally:  # what was found before an interruption, too
             self._blame_rows(self._parts[number], waiting) if waiting else None
@@ -297,6 +299,14 @@ class DataCheck:
 
             self.log.add(kind, part.split, np.flatnonzero(np.isin(index_R, positions)), of_row, stops=stops)
             self.log.count_inputs(kind, len(positions))
+
+
+def _blocks(start: int, end: int) -> Iterator[NDArray[np.int64]]:
+    """Yield numbers a few at a time: the first ones soon tell how long an input takes."""
+    size = 1
+    while start < end:
+        yield np.arange(start, min(start + size, end))
+        start, size = start + size, min(2 * size, BLOCK)
 
 
 def _always(fault: Fault) -> Callable[[int], Fault]:

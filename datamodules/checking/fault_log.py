@@ -24,11 +24,13 @@ class FaultKind:
     Args:
         stops: Whether training cannot use such a row; else it goes on, with less than there is.
         inputs: Distinct inputs that have it.
+        of_no_row: Splits and classes that have it as a whole.
         faults: The first ones.
     """
 
     stops: bool
     inputs: int = 0
+    of_no_row: int = 0
     faults: list[Fault] = field(default_factory=list)
     _lines: dict[str, int] = field(default_factory=dict)
     _rows: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
@@ -70,21 +72,20 @@ class FaultLog:
         found = self._kind(kind, stops)
         flags_R = found._rows.setdefault(split, np.zeros(self._num_rows[split], bool))
         flags_R[rows] = True
-        room = max(self._room, LISTED_OF_EACH - len(found.faults))
-        for row in rows[: max(0, room)].tolist():
+        for row in rows[: self._room_for(found)].tolist():
             self._list(found, fault(row))
 
     def add_line(self, fault: Fault) -> None:
         """Take what is wrong with a line that has not become a row."""
         found = self._kind(fault.kind, stops=True)
         found._lines[fault.split] = found._lines.get(fault.split, 0) + 1
-        self.add_whole(fault)
+        self._list(found, fault)
 
     def add_whole(self, fault: Fault, *, stops: bool = True) -> None:
         """Take what is wrong with a whole split or class: it is of no row."""
         found = self._kind(fault.kind, stops)
-        if self._room > 0 or len(found.faults) < LISTED_OF_EACH:
-            self._list(found, fault)
+        found.of_no_row += 1
+        self._list(found, fault)
 
     def num_lines(self, split: str) -> int:
         """Return how many lines of a split have not become rows."""
@@ -120,6 +121,10 @@ class FaultLog:
         found.stops |= stops
         return found
 
+    def _room_for(self, found: FaultKind) -> int:
+        return max(0, self._room, LISTED_OF_EACH - len(found.faults))
+
     def _list(self, found: FaultKind, fault: Fault) -> None:
-        found.faults.append(fault)
-        self._room -= 1
+        if self._room_for(found):
+            found.faults.append(fault)
+            self._room -= 1

@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pty
 import re
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -138,7 +142,6 @@ def test_clean_data_has_no_faults(crossmodal: Zygote, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "runs" / "pets")) == ["check"]  # no run
     figures = json.loads((tmp_path / "runs/pets/check/check.json").read_text())
     assert figures["faults"] == {}
-    assert figures["complete"]
     assert figures["splits"] == {"train": {"rows": 8, "usable": 8}, "val": {"rows": 4, "usable": 4}}
     assert figures["classes"] == {"kind": {"cat": {"train": 4, "val": 2}, "dog": {"train": 4, "val": 2}}}
     assert figures["sizes"]["photo"]["height in pixels"] == {"count": 12, "min": 20, "median": 25.5, "max": 31}
@@ -168,11 +171,15 @@ def test_faults_are_told_in_terminal_json_and_page(crossmodal: Zygote, tmp_path:
     ]
     for kind, (count, *_, rows) in EXPECTED.items():
         line = next(line for line in output.splitlines() if line.startswith(kind))
-        assert re.match(rf"{kind} +{count}  {rows[0]}", line), line
-    assert "8 of 13 rows have faults" in output
+        usable = "no" if EXPECTED[kind][2] else "yes"
+        assert re.match(rf"{kind} +{count} +{usable}  {rows[0]}", line), line
+    said = "13 rows: 5 cannot be used; 3 can be used, with a remark"
+    assert f"{said} (" in output
+    assert (figures["unusable_rows"], figures["faulty_rows"]) == (5, 8)
     assert "`split: {group_by: photo}`" in output
     assert "on_error: quarantine goes on without these 5 rows (44.4% of train), with max_quarantined: 0.45" in output
     page = Page(tmp_path / "seen/check.html")
+    assert said in page.text
     assert "script" not in page.tags
     assert SCRIPT in page.text
     assert page.tags.count("img") == figures["splits"]["train"]["usable"] + figures["splits"]["val"]["usable"]
@@ -209,7 +216,7 @@ def test_every_kind_of_input_is_shown(tmp_path: Path) -> None:
     data.connect({name: AsItIs() for name in data.modalities})
     check = DataCheck(data, {"price": RegressionHead(4, 1), "tags": MultiLabelHead(4, 2)})
     check.read()
-    figures = figures_of(check, experiment="all", read=8, seconds=0.0, workers=0, complete=True)
+    figures = figures_of(check, experiment="all", seconds=0.0, workers=0)
     assert figures["faults"] == {}
     assert figures["classes"] == {"tags": {"big": {"train": 1}, "red": {"train": 1}}}
     path = tmp_path / "check.html"
@@ -300,19 +307,47 @@ def test_help(crossmodal: Zygote, tmp_path: Path) -> None:
         assert output.startswith("usage: crossmodal data check --config FILE")
 
 
-def test_an_interruption_leaves_what_was_found(crossmodal: Zygote, tmp_path: Path) -> None:
+def test_a_class_of_no_row_is_told_without_one(crossmodal: Zygote, tmp_path: Path) -> None:
+    targets = {"kind": {"type": "class", "column": "kind", "classes": ["cat", "dog", "black"]}}
+    config = experiment(tmp_path, clean(tmp_path), targets=targets)
+    status, output = crossmodal.run("data", "check", "--config", config, cwd=tmp_path)
+    assert status == 1, output
+    told = "class never seen in training     0     yes  column 'kind': black: no row that can be trained on has it"
+    assert told in output.splitlines()
+    assert "\n12 rows: 1 fault of no row, but of a whole split or class (" in output
+    assert "of no row" in Page(tmp_path / "runs/pets/check/check.html").text
+
+
+def test_long_names_of_classes_keep_a_table_narrow(crossmodal: Zygote, tmp_path: Path) -> None:
+    rows = [[photo, note, {"cat": "c" * 300, "dog": "a dog\nof two lines"}[kind], part]
+            for photo, note, kind, part in clean(tmp_path)]  # fmt: skip
+    config = experiment(tmp_path, rows)
+    status, output = crossmodal.run("data", "check", "--config", config, cwd=tmp_path)
+    assert status == 0, output
+    assert max(map(len, output.splitlines())) < 110
+    assert re.search(r"\na dog\\nof two lines +4 +2\n", output)
+    classes = json.loads((tmp_path / "runs/pets/check/check.json").read_text())["classes"]["kind"]
+    assert classes["c" * 300] == {"train": 4, "val": 2}  # the whole name
+
+
+def test_an_interruption_says_how_much_was_read_and_keeps_the_report(crossmodal: Zygote, tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
-        "import time\nfrom datamodules.synthetic import Dots, DotPictures\n"
-        "class Slow(DotPictures):\n    def load(self, position):\n        time.sleep(0.02)\n"
-        "        return super().load(position)\n"
+        "import time\nfrom pathlib import Path\nfrom datamodules.synthetic import Dots, DotPictures\n"
+        "class Slow(DotPictures):\n    def load(self, position):\n"
+        "        if position == 3: raise ValueError('is broken')\n"
+        "        if Path('slow').exists(): time.sleep(0.02)\n        return super().load(position)\n"
         "class SlowDots(Dots):\n    def load(self, split):\n        rows = super().load(split)\n"
         "        if rows: rows.sources['image'].__class__ = Slow\n        return rows\n"
     )
     config = tmp_path / "dots.yaml"
     config.write_text((ROOT / "configs/dots.yaml").read_text().replace("datamodules.synthetic.Dots", "slow.SlowDots"))
-    running = crossmodal.start(
-        "data", "check", "--config", config, "--workers", 1, "--data.init_args.num_pictures", 900, cwd=tmp_path
-    )
+    command = ("data", "check", "--config", config, "--workers", 1, "--data.init_args.num_pictures")
+    status, output = crossmodal.run(*command, 20, cwd=tmp_path)
+    assert status == 1, output
+    files = [tmp_path / "runs/dots/check" / name for name in ("check.json", "check.html")]
+    complete = [file.read_text() for file in files]
+    (tmp_path / "slow").touch()
+    running = crossmodal.start(*command, 900, cwd=tmp_path)
     while not running.output.exists() or "checking" not in running.output.read_text():
         time.sleep(0.05)
     time.sleep(1.5)
@@ -320,7 +355,36 @@ def test_an_interruption_leaves_what_was_found(crossmodal: Zygote, tmp_path: Pat
     status, output = running.wait()
     assert status == 130, output
     assert "Traceback" not in output
-    assert "interrupted" in output
-    figures = json.loads((tmp_path / "runs/dots/check/check.json").read_text())
-    assert not figures["complete"]
-    assert 0 < figures["inputs"] < 1800
+    read = re.search(r"error: interrupted: (\d+) of ([\d,]+) inputs were read, faulty rows so far: (\d+)", output)
+    assert read, output
+    assert 0 < int(read[1]) < int(read[2].replace(",", ""))
+    assert int(read[3]) > 0
+    assert "is broken" in output
+    assert not re.search(r"^split +rows", output, re.MULTILINE)  # what is usable is not known
+    assert [file.read_text() for file in files] == complete
+
+
+def test_a_bar_tells_how_long_only_when_it_knows() -> None:
+    code = (
+        "import time\nfrom crossmodal import check_cli\ncheck_cli.TELLING = 0.5\n"
+        "with check_cli._progress(5000) as advance:\n"
+        "    advance(1)\n"
+        "    for count in [8] * 8:\n        time.sleep(count / 50)\n        advance(count)\n"
+    )
+    terminal, its_end = pty.openpty()
+    env = {**os.environ, "COLUMNS": "40", "TERM": "xterm"}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=its_end, env=env)
+    os.close(its_end)
+    shown = b""
+    with suppress(OSError):  # that nothing more can come
+        while content := os.read(terminal, 10_000):
+            shown += content
+    os.close(terminal)
+    assert process.wait() == 0
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r", "\n").splitlines()
+    assert any(line.startswith("checking ") and "/5,000" in line and "left" not in line for line in lines), lines
+    seconds = {
+        int(minute) * 60 + int(second) for minute, second in re.findall(r"0:(\d\d):(\d\d) left", "\n".join(lines))
+    }
+    assert min(seconds, default=0) > 60, lines  # at 50 inputs a second it takes 100 s
+    assert max(map(len, lines)) <= 40

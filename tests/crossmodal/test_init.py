@@ -401,15 +401,91 @@ def test_of_few_rows_each_split_has_some(num_rows: int, share: float, tmp_path: 
 # Faults
 
 
-def test_rows_without_a_target_are_left_out(tmp_path: Path) -> None:
+def test_rows_without_a_target_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [[QUESTIONS[number % 20], ("a", "b", "")[number % 3] if number < 12 else "a"] for number in range(60)]
     path = table(tmp_path / "x.csv", ["text", "label"], [*rows, ["too", "many", "cells"]])
     data = data_of(path)
     assert data["on_error"] == "quarantine"
     assert data["max_quarantined"] == 0.2  # of 61 rows 5
     text = Path("found.yaml").read_text()
-    assert "    # label: 4 of 60 cells are empty\n" in text
-    assert "    # a row that cannot be read: x.csv:62: too,many,cells: 3 fields, the header has 2\n" in text
+    assert "    # 5 of 61 rows that were looked at cannot be used:\n" in text
+    said = capsys.readouterr().out
+    assert "\n  rows that cannot be used: 5, hence on_error: quarantine (leaves them out)\n" in said
+    for line in (
+        "x.csv:62: too,many,cells: 3 fields, the header has 2\n",
+        "x.csv:4, column 'label': has no class (and 3 more)\n",
+    ):
+        assert f"    #   {line}" in text
+        assert f"    {line}" in said
+
+
+def test_where_many_rows_cannot_be_used_none_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [[QUESTIONS[number % 20], ("a", "b", "")[number % 3]] for number in range(60)]
+    data = data_of(table(tmp_path / "x.csv", ["text", "label"], rows))
+    assert data["on_error"] == "stop"
+    assert "rows that cannot be used: 20, hence on_error: stop (they are many)" in capsys.readouterr().out
+
+
+def test_lines_that_are_no_rows_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [json.dumps({"text": QUESTIONS[n % 20], "label": "ab"[n % 2]}) for n in range(40)]
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join([*lines[:7], '{"text": broken', *lines[7:]]))
+    assert data_of(path)["on_error"] == "quarantine"
+    broken = 'x.jsonl:8: {"text": broken: no JSON object: '
+    said = capsys.readouterr().out
+    assert said.startswith("All 41 rows of x.jsonl\n")
+    assert broken in said
+    path.write_text('{"text": "hello"}\n{"text": broken\n')
+    error = refused(capsys, path)
+    assert "no column can be a target" in error
+    assert 'a row that cannot be read: x.jsonl:2: {"text": broken: ' in error
+
+
+def test_a_few_wrong_splits_make_no_other_column_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = ["train", "train", "test"]
+    rows = [[QUESTIONS[n % 20], "ab"[n % 2], {4: "holdout", 9: ""}.get(n, parts[n % 3])] for n in range(60)]
+    data = data_of(table(tmp_path / "x.csv", ["text", "label", "split"], rows))
+    assert data["split"] == {"column": "split"}
+    assert data["on_error"] == "quarantine"
+    told = "x.csv:6, column 'split': holdout: is none of train, val, test, predict (and 1 more)"
+    assert told in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_read_decides_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = []
+    for number in range(40):
+        tone(tmp_path / f"{number}.wav", number)
+        np.save(tmp_path / f"{number}.npy", np.zeros(3 if number else 4))
+        rows.append([f"{number}.wav", f"{number}.npy", "ab"[number % 2]])
+    Path("3.wav").write_text("no sound")
+    Path("5.npy").write_text("no array")
+    experiment = init(table(tmp_path / "x.csv", ["sound", "vector", "label"], rows))
+    sound = experiment["experts"]["sound"]["init_args"]
+    assert (sound["sample_rate"], sound["max_seconds"]) == (8000, 1.0)
+    assert experiment["experts"]["vector"]["init_args"] == {"dim": 3}
+    assert experiment["data"]["init_args"]["on_error"] == "quarantine"
+    said = capsys.readouterr().out
+    assert "up to 0.2 s; 1 of 20 that were opened cannot be used\n" in said
+    assert "rows that cannot be used: 3," in said
+    assert "x.csv:5, column 'sound': 3.wav cannot be read: Format not recognised.\n" in said
+    assert "x.csv:2, column 'vector': 0.npy has shape (4,), the others have vectors of 3 numbers (and 1 more)\n" in said
+
+
+def test_a_few_odd_lists_make_no_column_unusable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vectors: list[Any] = [[float(number), 1.5, 2.5] for number in range(60)]
+    vectors[4], vectors[6], vectors[8] = [1.0, None, 2.0], [1.0], [1.0, float("nan"), 2.0]
+    pq.write_table(pa.table({"vector": vectors, "label": ["ab"[n % 2] for n in range(60)]}), tmp_path / "x.parquet")
+    experiment = init(tmp_path / "x.parquet")
+    assert experiment["experts"]["vector"]["init_args"] == {"dim": 3}
+    assert experiment["data"]["init_args"]["on_error"] == "quarantine"
+    said = capsys.readouterr().out
+    assert "vector: lists of 3 numbers, but for 3 of 60\n" in said
+    assert "x.parquet#4, column 'vector': has null among its numbers (and 2 more)\n" in said
+    assert dict(column("x", vectors).wrong) == {
+        4: "has null among its numbers",
+        6: "is of length 1, not 3",
+        8: "has NaN or Inf among its numbers",
+    }
 
 
 def test_words_among_numbers_are_told(tmp_path: Path) -> None:
@@ -495,6 +571,15 @@ def test_a_large_file_whose_cells_have_lines_is_read_as_a_whole(tmp_path: Path) 
     assert sample_rows(path).num_rows == 40_001
 
 
+def test_broken_lines_of_a_large_file_are_told_without_their_place(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": "x" * 100, "label": number % 2}) for number in range(50_000)]
+    path = tmp_path / "large.jsonl"
+    path.write_text("\n".join(["broken", *lines]))
+    assert path.stat().st_size > WHOLE_BYTES
+    (fault,) = sample_rows(path).faults
+    assert str(fault).startswith("large.jsonl: broken: no JSON object")
+
+
 def test_a_large_parquet_is_sampled_everywhere(tmp_path: Path) -> None:
     content = {"picture": [PNG + bytes(2000)] * 4000, "label": [number // 1000 for number in range(4000)]}
     pq.write_table(
@@ -514,6 +599,7 @@ def test_an_output_that_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureF
     Path("crossmodal.yaml").write_text("mine")
     assert "give --force" in refused(capsys, path, status=1)
     assert Path("crossmodal.yaml").read_text() == "mine"
+    assert "nowhere.csv: no such file" in refused(capsys, "nowhere.csv")
     assert init_cli.main([str(path), "--force"]) == 0
     assert capsys.readouterr().out.endswith("  crossmodal data check\n  crossmodal fit\n")
     assert yaml.safe_load(Path("crossmodal.yaml").read_text())["name"] == "pets"

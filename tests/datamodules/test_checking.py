@@ -194,6 +194,10 @@ def test_each_fault_is_told_with_its_row(workers: int, tmp_path: Path) -> None:
     assert {kind: of.rows for kind, of in check.log.kinds.items()} == rows_of
     goes_on = {kind for kind, of in check.log.kinds.items() if not of.stops}
     assert goes_on == {"text too long", "duplicate id", "in two splits", "class never seen in training"}
+    assert {kind: of.of_no_row for kind, of in check.log.kinds.items() if of.of_no_row} == {
+        "class never seen in training": 1
+    }
+    assert check.num_read == check.num_inputs > 32
     assert check.log.num_faulty_rows() == sum(rows_of.values())
     assert check.log.kinds["missing file"].inputs == 1  # two rows name it
     assert check.log.by_frequency()[0][1].rows == 2

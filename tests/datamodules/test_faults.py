@@ -15,6 +15,8 @@ def fault(row: str, kind: str = "missing file") -> Fault:
 
 def test_a_fault_names_row_column_value_and_cause() -> None:
     assert str(fault("data.csv:17")) == "data.csv:17, column 'photo': a.jpg: no such file"
+    of_a_class = Fault("never seen", "no row has it", column="label", value="black")
+    assert str(of_a_class) == "column 'label': black: no row has it"
     assert (
         str(Fault("ragged line", "3 fields, the header has 4", "data.csv:3"))
         == "data.csv:3: 3 fields, the header has 4"
