@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from datamodules.audio_decoding import decode_audio
 from datamodules.decoding import DECODING, decode_image, read_file
 from datamodules.faults import WHAT_TO_DO, Fault, InputError
 
@@ -123,6 +124,28 @@ class ImageFiles(Source):
     def load(self, position: int) -> Image.Image:
         """Open one picture."""
         return decode_image(self.content(position))
+
+    def name(self, position: int) -> str:
+        """Return the path."""
+        return str(self.paths[position])
+
+    def content(self, position: int) -> bytes:
+        """Return the file's bytes."""
+        return read_file(self.paths[position])
+
+
+class AudioFiles(Source):
+    """Sounds in files that libsndfile reads."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def load(self, position: int) -> tuple[NDArray[np.float32], int]:
+        """Return samples of shape (T, C), T samples in C channels, and their rate in Hz."""
+        return decode_audio(self.content(position))
 
     def name(self, position: int) -> str:
         """Return the path."""
