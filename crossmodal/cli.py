@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import crossmodal
@@ -24,6 +26,7 @@ commands:
   validate   measure a checkpoint on the validation split --config FILE --ckpt_path FILE|best|last
   test       measure a checkpoint on the test split      --config FILE --ckpt_path FILE|best|last
   predict    write predictions, as Parquet or CSV        --config FILE --ckpt_path FILE|best|last [--output FILE]
+  expert     train one expert, and keep it in a folder   fit --config FILE [--output FOLDER]
   data       read all inputs, and find what is wrong     check --config FILE [--output FOLDER]
   cache      the feature store                           ls | verify [--delete] | rm FINGERPRINT...|--all
 
@@ -88,29 +91,35 @@ def _run(arguments: list[str]) -> int:
         from crossmodal import init_cli
 
         return init_cli.main(rest)
-    if command not in (*TRAINING, "data"):
-        return refuse(f"no command {command!r}; there are init, {', '.join(TRAINING)}, data and cache", 2)
-    options = None
-    if command == "data":  # `data check` takes what `fit` takes
-        from crossmodal import check_cli
+    if command not in (*TRAINING, "data", "expert"):
+        return refuse(f"no command {command!r}; there are init, {', '.join(TRAINING)}, expert, data and cache", 2)
+    main_of: Callable[[list[str]], int] | None = None
+    if command in ("data", "expert"):  # `data check` and `expert fit` take what `fit` takes
+        from crossmodal import check_cli, expert_cli
 
         try:
-            options, rest = check_cli.read_options(rest)
+            if command == "data":
+                checking, rest = check_cli.read_options(rest)
+                main_of = partial(check_cli.main, checking) if checking else None
+            else:
+                fitting, rest = expert_cli.read_options(rest)
+                main_of = partial(expert_cli.main, fitting) if fitting else None
         except UsageError as error:
             return refuse(error, 2)
-        if options is None:
-            sys.stdout.write(check_cli.HELP)
+        if main_of is None:
+            sys.stdout.write(check_cli.HELP if command == "data" else expert_cli.HELP)
             return 0
         command = "fit"
     # an experiment may name classes that lie in this folder; last, so that none of them hides one of ours
     sys.path.append(str(Path.cwd()))
     if DEFAULT_CONFIG.exists() and not any(one.partition("=")[0] in ("--config", "-c", "-h", "--help") for one in rest):
         rest = ["--config", str(DEFAULT_CONFIG), *rest]
-        sys.argv[2:] = rest
+        if main_of is None:
+            sys.argv[2:] = rest
     if not rest:
         return refuse(
             f"there is no {DEFAULT_CONFIG} here: give an experiment with --config FILE, or let `crossmodal init DATA` "
-            f"write one (`crossmodal {'data check' if options else command} --help`)",
+            f"write one (`crossmodal {command if main_of is None else ' '.join(sys.argv[1:3])} --help`)",
             2,
         )
     if rest[0] in ("-h", "--help"):
@@ -124,8 +133,8 @@ def _run(arguments: list[str]) -> int:
     except UsageError as error:
         return refuse(error, 2)
     _keep_out_of_home()
-    if options is not None:
-        return check_cli.main(options, rest)
+    if main_of is not None:
+        return main_of(rest)
     from crossmodal import training_cli
 
     return training_cli.main()

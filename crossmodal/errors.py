@@ -59,7 +59,8 @@ def say_how_to_go_on(what: str, *, has_run: bool) -> None:
         what: Happened.
         has_run: It has a run's folder; `last` would be of an older run, else.
     """
-    command, *arguments = sys.argv[1:]
+    words = 2 if sys.argv[1:2] == ["expert"] else 1
+    command, arguments = sys.argv[1 : 1 + words], sys.argv[1 + words :]
     kept: list[str] = []
     for position, argument in enumerate(arguments):
         follows = position > 0 and arguments[position - 1] == "--ckpt_path"
@@ -67,6 +68,5 @@ def say_how_to_go_on(what: str, *, has_run: bool) -> None:
             kept.append(argument)
     again = [*kept, "--ckpt_path", "last"] if has_run else arguments
     hint = f"; {'go on with' if has_run else 'nothing was begun; begin again with'}:\n  "
-    sys.stderr.write(
-        f"\n{what}" + (f"{hint}{shlex.join(['crossmodal', command, *again])}\n" if command == "fit" else "\n")
-    )
+    line = shlex.join(["crossmodal", *command, *again])
+    sys.stderr.write(f"\n{what}" + (f"{hint}{line}\n" if command[-1:] == ["fit"] else "\n"))

@@ -42,6 +42,7 @@ class TrainingCLI(ExperimentCLI):
         self._new_folder: RunFolder | None = None
         self._checkpoint_step = 0
         self._lock: IO[str] | None = None
+        self.figures: dict[str, Any] = {}
         try:
             super().__init__()
         except MISTAKES:
@@ -215,6 +216,7 @@ class TrainingCLI(ExperimentCLI):
         figures |= {f"seconds/{part}": round(value, 3) for part, value in seconds.items()}
         if self.datamodule.quarantine is not None:
             figures |= self.datamodule.quarantine.counts
+        self.figures = figures
         path = self.run_folder.write("metrics.json", figures)
         print_figures(figures, {"checkpoints": path.parent / "checkpoints", "figures": path})
 
@@ -267,11 +269,11 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def main() -> int:
+def main(kind: type[TrainingCLI] = TrainingCLI) -> int:
     """Run the subcommand of `sys.argv`; return the exit status."""
     tame_chatter()
     try:
-        TrainingCLI()
+        kind()
     except Interrupted as interrupted:
         say_how_to_go_on(str(interrupted), has_run=TrainingCLI.has_run)
         return interrupted.exit_status
