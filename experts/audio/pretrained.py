@@ -23,6 +23,7 @@ from experts.base import Expert, ExpertTokens, Precision, drawn_weights
 from experts.hugging_face import find_model, here_or_hub, load_network, read_settings
 from experts.weights import WeightsSource
 
+SOUND = ("input_values", "input_features")  # as encoders of sound name what they take
 # what hides frames or skips layers at random in training: a sound shorter than one mask would be an error, and
 # NumPy's generator draws some of them
 CHANCE = ("layerdrop", "encoder_layerdrop", "mask_time_prob", "mask_feature_prob")
@@ -95,7 +96,8 @@ def _seconds_of(extractor: Any) -> float | None:
 class AudioExpert(Expert):
     """Any Hugging Face audio encoder as an expert for sound: wav2vec 2.0, HuBERT, WavLM, AST, Whisper's encoder...
 
-    Padding changes nothing: where a network's masks do not keep it out, sounds of equal length are encoded at a time.
+    Padding changes nothing: where a network's masks do not keep it out (as one batch shows), sounds of equal length are
+    encoded at a time, which is slow on a GPU where all differ.
     Whisper and AST fill every sound to one length with silence, as they were trained; of Whisper's states, those
     behind a sound's end are no tokens, and AST has no such order. A model's own hiding of frames and skipping of layers
     in training is off.
@@ -137,7 +139,7 @@ class AudioExpert(Expert):
         with drawn_weights(fixed=freeze):
             network, extractor, settings = _load(source, pretrained)
         config = network.config
-        if not hasattr(config, "num_hidden_layers") or not hasattr(extractor, "sampling_rate"):
+        if not hasattr(config, "num_hidden_layers") or network.main_input_name not in SOUND:
             raise ValueError(f"{model!r} is no audio encoder: {type(network).__name__} has no hidden layers of sound")
         count = config.num_hidden_layers + 1
         if layers is not None and (not layers or any(not -count <= layer < count for layer in layers)):

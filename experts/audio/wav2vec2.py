@@ -68,7 +68,8 @@ class Wav2Vec2Expert(Expert):
     """torchaudio's wav2vec 2.0, HuBERT and WavLM as experts for sound, a token for every 20 ms.
 
     Padding changes nothing: where a network's masks do not keep it out (the base models, which normalise over time, and
-    WavLM), sounds of equal length are encoded at a time. In training no layer is skipped.
+    WavLM), sounds of equal length are encoded at a time, which is slow on a GPU where all differ. In training no layer
+    is skipped.
 
     Args:
         model: The name of a bundle of `torchaudio.pipelines`, such as `WAV2VEC2_BASE`, `HUBERT_BASE`, `WAVLM_BASE`.

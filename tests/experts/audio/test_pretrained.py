@@ -207,6 +207,16 @@ def test_refuses(
     assert "\n" not in str(caught.value)
 
 
+def test_refuses_a_model_that_takes_text_too(tmp_path: Path) -> None:
+    small = {**TINY, "projection_dim": 8}
+    audio = {**small, "patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [2, 2]}
+    config = transformers.ClapConfig(text_config=small, audio_config=audio, projection_dim=8)
+    transformers.ClapModel(config).save_pretrained(tmp_path)
+    transformers.ClapFeatureExtractor().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is no audio encoder: ClapModel has no hidden layers of sound"):
+        build(tmp_path)
+
+
 def test_names_what_the_weights_lack(folders: dict[str, Path], tmp_path: Path) -> None:
     network = transformers.Wav2Vec2Model.from_pretrained(folders["wav2vec2 base"])
     state = {key: value for key, value in network.state_dict().items() if "layers.1" not in key}
