@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, AutoTokenizer
 
 from experts.base import Expert, ExpertTokens, Precision, drawn_weights
-from experts.weights import WeightsSource, check_sha256, locate, require_hub
+from experts.hugging_face import find_model, here_or_hub, load_network, read_settings
+from experts.weights import WeightsSource
 
 
 class TextTransform:
@@ -93,7 +92,7 @@ class TextExpert(Expert):
         freeze: bool = True,
         precision: Precision = "auto",
     ) -> None:
-        source = _find(model, sha256)
+        source = find_model(model, sha256)
         with drawn_weights(fixed=freeze):
             network, tokenizer, settings = _load(source, pretrained)
         config: Any = network.config
@@ -139,45 +138,15 @@ class TextExpert(Expert):
         return f"{super().label()} {self._name}"
 
 
-def _find(model: str, sha256: str | None) -> str:
-    path = locate(model)
-    if path is not None:
-        check_sha256(path, sha256)
-        return str(path)
-    if sha256 is not None:
-        raise ValueError(f"sha256 of {model!r} needs a local model or one that a package carries")
-    return model
-
-
 def _load(source: str, pretrained: bool) -> tuple[nn.Module, Any, dict[str, str]]:
-    transformers_logging.disable_progress_bar()
-    try:
-        network, tokenizer, settings = _read(source, pretrained, local=True)
-    except (OSError, ValueError) as error:
-        if Path(source).exists():
-            raise ValueError(f"no model can be loaded from {source}: {str(error).splitlines()[0]}") from error
-        require_hub(source)
-        try:
-            network, tokenizer, settings = _read(source, pretrained, local=False)
-        except (OSError, ValueError) as missing:
-            raise ValueError(f"the hub has no model {source!r}: {str(missing).splitlines()[0]}") from missing
+    def read(*, local: bool) -> tuple[Any, Any, dict[str, str]]:
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+        config = AutoConfig.from_pretrained(source, local_files_only=local)
+        network = load_network(source, config, pretrained=pretrained, local=local, optional="pooler.")
+        return network, tokenizer, read_settings(source, local=local)
+
+    network, tokenizer, settings = here_or_hub(source, read)
     tokenizer.padding_side = "right"  # `cls` is the first place
     if getattr(network, "pooler", None) is not None:
         network.pooler = None  # never used here, and drawn at random where the weights have none
-    return network, tokenizer, settings
-
-
-def _read(source: str, pretrained: bool, *, local: bool) -> tuple[Any, Any, dict[str, str]]:
-    """Return the network, the tokenizer, and what the model's own file says of it: the same in every version."""
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-    file, _ = PretrainedConfig.get_config_dict(source, local_files_only=local)
-    settings = {key: str(value) for key, value in file.items() if key not in ("_name_or_path", "_commit_hash")}
-    if not pretrained:
-        network = AutoModel.from_config(AutoConfig.from_pretrained(source, local_files_only=local))
-        return network, tokenizer, settings
-    network, loading = AutoModel.from_pretrained(
-        source, local_files_only=local, dtype=torch.float32, output_loading_info=True
-    )
-    if missing := sorted(name for name in loading["missing_keys"] if not name.startswith("pooler.")):
-        raise ValueError(f"its weights lack {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""))
     return network, tokenizer, settings

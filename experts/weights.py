@@ -168,8 +168,12 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def require_hub(name: str) -> None:
+def require_hub(name: str, endpoint: str | None = None) -> None:
     """Fail at once, in one line, where a model must come from the hub and there is none.
+
+    Args:
+        name: Of the model, for the message.
+        endpoint: The address of another hub than Hugging Face's.
 
     Raises:
         ConnectionError: The hub is switched off or does not answer within two seconds.
@@ -187,7 +191,7 @@ def require_hub(name: str) -> None:
         "ON",
     }:
         raise ConnectionError(f"model {name!r} is not on this machine and the hub is switched off; {advice}")
-    address = urlsplit(os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or constants.ENDPOINT)
+    address = urlsplit(os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or endpoint or constants.ENDPOINT)
     try:
         socket.create_connection((address.hostname or "", address.port or 443), timeout=2).close()
     except OSError as error:

@@ -11,19 +11,8 @@ from numpy.typing import NDArray
 from torchaudio.transforms import MelSpectrogram
 
 from experts.audio import AudioTransform, LogMel, SpectrogramExpert
+from tests.experts.audio.sounds import RATE, SOUNDS, check_padding_changes_nothing, tone
 from tests.experts.test_features import check_checkpoint, check_learns, check_travels, collated, trained_accuracy
-
-RATE = 8000
-
-
-def tone(hertz: float, seconds: float, *, rate: int = RATE, channels: int = 1, seed: int = 0) -> Any:
-    times_T = np.arange(round(seconds * rate)) / rate
-    noise_T = 0.02 * np.random.default_rng(seed).standard_normal(len(times_T))
-    samples_T = (0.5 * np.sin(2 * np.pi * hertz * times_T) + noise_T).astype(np.float32)
-    return np.repeat(samples_T[:, None], channels, axis=1), rate
-
-
-SOUNDS = [tone(440, 0.5), tone(300, 0.037, seed=1), tone(700, 1.23, seed=2), tone(200, 1 / RATE, seed=3)]
 
 
 def fitted(**arguments: Any) -> SpectrogramExpert:
@@ -36,15 +25,7 @@ def fitted(**arguments: Any) -> SpectrogramExpert:
 @pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("tokens", ["mean", "all"])
 def test_padding_changes_nothing(tokens: str, depth: int) -> None:
-    expert = fitted(tokens=tokens, depth=depth)
-    together = expert(collated(expert, SOUNDS))
-    for row, sound in enumerate(SOUNDS):
-        alone = expert(collated(expert, [sound]))
-        real = alone.mask_BN.shape[1]
-        assert alone.mask_BN.all()
-        assert together.mask_BN[row].sum() == real == (1 if tokens == "mean" else alone.tokens_BND.shape[1])
-        assert torch.allclose(together.tokens_BND[row, :real], alone.tokens_BND[0], atol=1e-5)
-        assert not together.tokens_BND[row, real:].any()
+    check_padding_changes_nothing(fitted(tokens=tokens, depth=depth), SOUNDS)
 
 
 @pytest.mark.parametrize(("seconds", "depth", "num_tokens"), [(0.8, 3, 10), (0.81, 3, 11), (0.01, 3, 1), (0.8, 2, 20)])

@@ -1,0 +1,78 @@
+"""Legend: U inputs, F frames, M mel bands."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from experts.audio import SpecAugment
+
+
+def augmented(lengths: list[int], num_mels: int = 40, **masks: int) -> tuple[Tensor, Tensor]:
+    """What was hidden of ones, of shape (U, F, M), and which frames are real."""
+    mask_UF = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
+    frames_UFM = torch.ones(len(lengths), max(lengths), num_mels)
+    return SpecAugment(**{"time_masks": 0, "band_masks": 0, **masks}).train()(frames_UFM, mask_UF) == 0, mask_UF
+
+
+def test_time_masks_are_one_stretch_of_at_most_a_tenth_anywhere() -> None:
+    torch.manual_seed(0)
+    hidden_UFM, _ = augmented([100] * 4000, time_masks=1)
+    hidden_UF = hidden_UFM.all(2)
+    assert torch.equal(hidden_UF, hidden_UFM.any(2))
+    widths_U = hidden_UF.sum(1)
+    assert sorted(widths_U.unique().tolist()) == list(range(11))
+    assert abs(float(widths_U.float().mean()) - 5) < 0.2
+    edges_U = hidden_UF.int().diff(dim=1, prepend=torch.zeros(4000, 1), append=torch.zeros(4000, 1)).abs().sum(1)
+    assert torch.equal(edges_U, 2 * (widths_U > 0))
+    share_F = hidden_UF.float().mean(0)
+    assert share_F.min() > 0
+    assert abs(float(share_F[20:40].mean() - share_F[60:80].mean())) < 0.01
+
+
+def test_band_masks_are_stretches_of_at_most_a_fifth() -> None:
+    torch.manual_seed(0)
+    hidden_UFM, _ = augmented([10] * 2000, band_masks=1)
+    hidden_UM = hidden_UFM.all(1)
+    assert torch.equal(hidden_UM, hidden_UFM.any(1))
+    assert sorted(hidden_UM.sum(1).unique().tolist()) == list(range(9))
+    assert hidden_UM.any(0).all()
+
+
+def test_padding_is_left_alone_and_a_short_sound_stays_whole() -> None:
+    torch.manual_seed(0)
+    hidden_UFM, mask_UF = augmented([100, 30, 9, 1] * 300, time_masks=2)
+    hidden_UF = hidden_UFM.all(2)
+    assert not hidden_UF[~mask_UF].any()
+    widths_U4 = hidden_UF.sum(1).view(-1, 4)
+    assert widths_U4.amax(0).tolist()[2:] == [0, 0]
+    assert widths_U4[:, 1].max() <= 6
+    assert (widths_U4[:, 0] > 10).any()
+
+
+def test_sounds_are_masked_each_by_itself() -> None:
+    torch.manual_seed(0)
+    hidden_UFM, _ = augmented([100, 100], time_masks=2, band_masks=2)
+    assert not torch.equal(hidden_UFM[0], hidden_UFM[1])
+
+
+def test_nothing_is_hidden_outside_training() -> None:
+    frames_UFM, mask_UF = torch.randn(3, 50, 40), torch.ones(3, 50, dtype=torch.bool)
+    assert torch.equal(SpecAugment(time_masks=5, band_masks=5).eval()(frames_UFM, mask_UF), frames_UFM)
+    assert torch.equal(SpecAugment(time_masks=0, band_masks=0).train()(frames_UFM, mask_UF), frames_UFM)
+
+
+def test_is_drawn_by_torchs_generator() -> None:
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(augmented([100] * 3, time_masks=2, band_masks=2)[0])
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("name", ["time_masks", "band_masks"])
+def test_refuses_a_negative_number(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 0, not -1"):
+        SpecAugment(**{"time_masks": 0, "band_masks": 0, name: -1})
