@@ -85,7 +85,7 @@ def main(options: Options, arguments: list[str]) -> int:
             return options.output or Path(self.settings.runs) / "experts" / str(self.settings.name)
 
         def _trained(self) -> str:
-            trained = [modality for modality, expert in self.model.experts.items() if not expert.frozen]
+            trained: list[str] = [name for name, expert in self.model.experts.items() if not expert.frozen]
             if len(trained) != 1:
                 found = f"{', '.join(trained)} are not frozen" if trained else "all are frozen (set `freeze: false`)"
                 raise ValueError(f"experts: one of them is to be trained, but {found}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from safetensors import SafetensorError
@@ -47,6 +48,10 @@ class SavedExpert(Expert):
         self._specification, expert = load_expert(folder)
         if width is not None and width != expert.width:
             raise ValueError(f"{pretrained}: its tokens have width {expert.width}, not {width}")
+        if "precision" not in inspect.signature(type(expert).__init__).parameters:  # it can only be trained as it is
+            if precision == "bfloat16":
+                raise ValueError(f"{pretrained}: {type(expert).__name__} computes in float32 only")
+            precision = "float32"
         super().__init__(
             expert.train(not freeze),
             width=expert.width,
@@ -54,7 +59,13 @@ class SavedExpert(Expert):
             freeze=freeze,
             precision=precision,
         )
+        expert.precision = self.precision
         self._name = pretrained  # a path, which the tokens do not depend on
+
+    def set_precision(self, precision: Literal["float32", "bfloat16"]) -> None:
+        """Cast the expert."""
+        super().set_precision(precision)
+        self.network.precision = precision
 
     @property
     def specification(self) -> dict[str, Any]:
@@ -100,6 +111,7 @@ def save_expert(folder: Path, specification: dict[str, Any], expert: Expert, car
         (unfinished / SPECIFICATION).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         (unfinished / CARD).write_text(card, encoding="utf-8")
         save_file(state, unfinished / WEIGHTS, {"format": "pt"})
+        (unfinished / WEIGHTS).chmod(0o666 & ~_umask())  # it writes files for the owner alone
         unfinished.chmod(0o777 & ~_umask())
         old = folder.with_name(f"{unfinished.name}.old")
         if folder.exists():

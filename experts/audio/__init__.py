@@ -6,6 +6,7 @@ their modules, so that who needs neither does not wait for those libraries.
 
 from experts.audio.conformer import ConformerExpert
 from experts.audio.front_end import AudioTransform, LogMel
+from experts.audio.recurrent import RecurrentExpert
 from experts.audio.spec_augment import SpecAugment
 from experts.audio.spectrogram import ConvStage, SpectrogramExpert
 from experts.audio.wav2vec2 import Wav2Vec2Expert
@@ -15,6 +16,7 @@ __all__ = [
     "ConformerExpert",
     "ConvStage",
     "LogMel",
+    "RecurrentExpert",
     "SpecAugment",
     "SpectrogramExpert",
     "Wav2Vec2Expert",

@@ -12,11 +12,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from experts.audio import ConformerExpert, SpectrogramExpert
+from datamodules.speech import SPEECH_RATE, ESpeak
+from experts.audio import ConformerExpert, RecurrentExpert, SpectrogramExpert
 from experts.audio.conformer import SelfAttention
 from tests.experts.audio.sounds import RATE, SOUNDS, check_padding_changes_nothing, tokens_of, tone
 from tests.experts.test_features import check_checkpoint, check_learns, check_travels, collated, trained_accuracy
-from tests.speech import speak
 
 SMALL: dict[str, Any] = {"sample_rate": RATE, "num_mels": 32, "width": 16, "max_seconds": 2.0}
 
@@ -29,8 +29,8 @@ def fitted(kind: type[Any] = ConformerExpert, **arguments: Any) -> Any:
 
 
 def spoken(text: str, voice: str = "en-us") -> Any:
-    samples_T, rate = speak(text, voice)
-    return (samples_T[:, None] / 32768).astype(np.float32), rate
+    with ESpeak() as espeak:
+        return (espeak.speak(text, voice)[:, None] / 32768).astype(np.float32), SPEECH_RATE
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -39,7 +39,7 @@ def test_padding_changes_nothing(tokens: str, depth: int) -> None:
     check_padding_changes_nothing(fitted(tokens=tokens, depth=depth), SOUNDS)
 
 
-@pytest.mark.parametrize("kind", [ConformerExpert, SpectrogramExpert])
+@pytest.mark.parametrize("kind", [ConformerExpert, RecurrentExpert, SpectrogramExpert])
 @hypothesis_settings(max_examples=25)
 @given(st.lists(st.integers(1, 2 * RATE), min_size=1, max_size=4), st.integers(0, 99))
 def test_no_batch_mate_changes_anything(kind: type[Any], lengths: list[int], seed: int) -> None:
