@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,25 @@ def test_an_expert_is_aligned_to_another(crossmodal: Zygote, tmp_path: Path) -> 
     header = (tmp_path / "runs" / "aligned" / "0" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"train/loss/InfoNCE/image-question", "train/loss/Regression/image-question"} <= {*header}
     assert yaml.safe_load((tmp_path / "here" / "expert.yaml").read_text())["width"] == 384
+
+
+def test_the_tuned_expert_of_the_document(crossmodal: Zygote, tmp_path: Path) -> None:
+    document = (ROOT / "docs" / "experts.md").read_text()
+    shown = next(one for one in re.findall(r"```yaml\n(.*?)```", document, re.DOTALL) if "TunedExpert" in one)
+    experiment: dict[str, Any] = yaml.safe_load(DOTS.read_text())
+    experiment["experts"] |= yaml.safe_load(shown)["experts"]
+    (tmp_path / "tuned.yaml").write_text(yaml.safe_dump(experiment))
+    arguments = ("expert", "fit", "--config", "tuned.yaml", *QUICK[2:], "--keep_lora")
+    status, output = crossmodal.run(*arguments, cwd=tmp_path)
+    assert status == 0, output
+    names = load_file(tmp_path / "runs" / "experts" / "dots" / "model.safetensors").keys()
+    assert sum(".lora_A." in name for name in names) == 12
+    status, output = crossmodal.run(
+        *arguments, "--overwrite", "--experts.question.init_args.lora.target_modules", "[querry]", cwd=tmp_path
+    )
+    assert status == 1
+    assert "no layer is called 'querry'; the expert has dense, key, query, value" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(
