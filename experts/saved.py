@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from experts.adapters import TunedExpert
 from experts.base import Expert, ExpertTokens, Precision
-from experts.weights import locate
+from experts.weights import WeightsSource, locate
 
 SPECIFICATION, WEIGHTS, CARD = "expert.yaml", "model.safetensors", "README.md"
 VERSION = 1  # of the folder's layout
@@ -39,7 +39,7 @@ class SavedExpert(Expert):
     network: Expert
 
     def __init__(
-        self, pretrained: str, *, width: int | None = None, freeze: bool = True, precision: Precision = "auto"
+        self, pretrained: WeightsSource, *, width: int | None = None, freeze: bool = True, precision: Precision = "auto"
     ) -> None:
         folder = locate(pretrained)
         if folder is None or not (folder / SPECIFICATION).is_file():

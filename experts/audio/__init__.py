@@ -7,7 +7,7 @@ their modules, so that who needs neither does not wait for those libraries.
 from experts.audio.conformer import ConformerExpert
 from experts.audio.front_end import AudioTransform, LogMel
 from experts.audio.recurrent import RecurrentExpert
-from experts.audio.spec_augment import SpecAugment
+from experts.audio.spec_augment import SpecAugment, VoiceWarp
 from experts.audio.spectrogram import ConvStage, SpectrogramExpert
 from experts.audio.wav2vec2 import Wav2Vec2Expert
 
@@ -19,5 +19,6 @@ __all__ = [
     "RecurrentExpert",
     "SpecAugment",
     "SpectrogramExpert",
+    "VoiceWarp",
     "Wav2Vec2Expert",
 ]

@@ -31,6 +31,7 @@ class RecurrentExpert(LogMelExpert):
         dropout: Before and after each of them.
         time_masks: Stretches of time that are hidden in training; 0 for none. See `SpecAugment`.
         band_masks: Stretches of mel bands that are hidden in training; 0 for none.
+        warp: By what share sounds are stretched along frequency and time in training; 0 for none. See `VoiceWarp`.
 
     Raises:
         ValueError: A number out of range.
@@ -50,6 +51,7 @@ class RecurrentExpert(LogMelExpert):
         dropout: float = 0.2,
         time_masks: int = 2,
         band_masks: int = 2,
+        warp: float = 0.15,
     ) -> None:
         check_at_least(sample_rate=(sample_rate, 1000), num_mels=(num_mels, 1), width=(width, 2), depth=(depth, 1))
         if width % 2:
@@ -67,6 +69,7 @@ class RecurrentExpert(LogMelExpert):
             tokens=tokens,
             time_masks=time_masks,
             band_masks=band_masks,
+            warp=warp,
         )
         self.dropout = nn.Dropout(dropout)
 

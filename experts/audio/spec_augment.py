@@ -1,4 +1,4 @@
-"""SpecAugment: stretches of time and of mel bands of a spectrogram are hidden in training.
+"""What is done to spectrograms in training: stretches of time and of mel bands are hidden, voices are varied.
 
 Legend: U inputs, F frames, M mel bands, X positions along one axis.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 MOST_OF_THE_TIME = 0.1  # of one mask, as a share of the sound's own frames
 MOST_OF_THE_BANDS = 0.2
@@ -48,6 +49,46 @@ class SpecAugment(nn.Module):
             hidden_UM = _stretch(num_bands_U, frames_UFM.shape[2], MOST_OF_THE_BANDS)
             frames_UFM = frames_UFM.masked_fill(hidden_UM.unsqueeze(1), 0)
         return frames_UFM
+
+
+class VoiceWarp(nn.Module):
+    """Stretches each spectrogram along frequency, as another length of the vocal tract would, and along time.
+
+    In training mode only; drawn by torch's generator. After Jaitly & Hinton, Vocal Tract Length Perturbation (VTLP)
+    Improves Speech Recognition, 2013. Each of the two factors is drawn evenly, for each sound.
+
+    Args:
+        share: The factors lie between 1 - share and 1 + share; 0 for none.
+
+    Raises:
+        ValueError: The share is not at least 0 and below 1.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        if not 0 <= share < 1:
+            raise ValueError(f"warp is a share, at least 0 and below 1, not {share}")
+        self.share = share
+
+    def forward(self, frames_UFM: Tensor, mask_UF: Tensor) -> tuple[Tensor, Tensor]:
+        """Return frames, fewer or more of them, and which are real."""
+        if not self.training or not self.share:
+            return frames_UFM, mask_UF
+        _, num_frames, num_bands = frames_UFM.shape
+        device, length_U = mask_UF.device, mask_UF.sum(1)
+        time_U, band_U = 1 + self.share * (2 * torch.rand(2, len(length_U), device=device) - 1)
+        new_length_U = (time_U * length_U).round().clamp_min(1).long()
+        step_U = (length_U - 1) / (new_length_U - 1).clamp_min(1)
+        frame_X = torch.arange(int(new_length_U.max()), device=device)
+        band_UM = (band_U.unsqueeze(1) * torch.arange(num_bands, device=device)).clamp(max=num_bands - 1)
+        # where each new frame and band lies in the old ones, from -1 to 1
+        y_UX = 2 * step_U.unsqueeze(1) * frame_X / max(1, num_frames - 1) - 1
+        x_UM = 2 * band_UM / max(1, num_bands - 1) - 1
+        shape = (len(length_U), len(frame_X), num_bands)
+        grid = torch.stack([x_UM.unsqueeze(1).expand(shape), y_UX.unsqueeze(2).expand(shape)], dim=-1)
+        warped_UXM = F.grid_sample(frames_UFM.unsqueeze(1), grid.to(frames_UFM.dtype), align_corners=True).squeeze(1)
+        mask_UX = frame_X < new_length_U.unsqueeze(1)
+        return warped_UXM.masked_fill(~mask_UX.unsqueeze(2), 0), mask_UX
 
 
 def _stretch(length_U: Tensor, size: int, share: float) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from experts.audio.front_end import AudioTransform, LogMel
 from experts.audio.lengths import as_tokens, zero_padding
-from experts.audio.spec_augment import SpecAugment
+from experts.audio.spec_augment import SpecAugment, VoiceWarp
 from experts.base import Expert, ExpertTokens
 from experts.features import Moments, Standardize
 
@@ -31,6 +31,7 @@ class LogMelExpert(Expert):
         tokens: `all` or `mean`.
         time_masks: Stretches of time that are hidden in training; 0 for none. See `SpecAugment`.
         band_masks: Stretches of mel bands that are hidden in training; 0 for none.
+        warp: By what share sounds are stretched in training; 0 for none. See `VoiceWarp`.
 
     Raises:
         ValueError: A number out of range.
@@ -49,6 +50,7 @@ class LogMelExpert(Expert):
         tokens: Literal["mean", "all"],
         time_masks: int,
         band_masks: int,
+        warp: float = 0.0,
     ) -> None:
         if max_seconds <= 0:
             raise ValueError(f"max_seconds must be above 0, not {max_seconds}")
@@ -57,6 +59,7 @@ class LogMelExpert(Expert):
         self.tokens: Literal["mean", "all"] = tokens
         self.front = LogMel(sample_rate=sample_rate, num_mels=num_mels)
         self.standardize = Standardize(num_mels)
+        self.warp = VoiceWarp(warp)
         self.augment = SpecAugment(time_masks=time_masks, band_masks=band_masks)
 
     @abstractmethod
@@ -79,7 +82,8 @@ class LogMelExpert(Expert):
     def encode(self, inputs: dict[str, Tensor]) -> ExpertTokens:
         """Turn samples of shape (U, S) into tokens."""
         frames_UFM, mask_UF = self.front(inputs["samples"], inputs["lengths"])
-        frames_UFM = self.augment(self.standardize(frames_UFM), mask_UF)
+        frames_UFM, mask_UF = self.warp(self.standardize(frames_UFM), mask_UF)
+        frames_UFM = self.augment(frames_UFM, mask_UF)
         hidden_UND, mask_UN = self.contextualize(zero_padding(frames_UFM, mask_UF), mask_UF)
         return as_tokens(hidden_UND, mask_UN, self.tokens)
 

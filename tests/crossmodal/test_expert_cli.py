@@ -78,6 +78,14 @@ def test_the_card_says_how_to_use_it(crossmodal: Zygote, fitted: tuple[Path, str
     assert "inputs encoded" in output  # it is frozen, and its tokens are stored
 
 
+def test_a_folder_that_is_not_there_is_told_at_once(crossmodal: Zygote, tmp_path: Path) -> None:
+    saved = '{"class_path": "experts.saved.SavedExpert", "init_args": {"pretrained": "runs/experts/no"}}'
+    status, output = crossmodal.run("fit", *QUICK, "--experts.image", saved, cwd=tmp_path)
+    assert status == 2
+    assert "runs/experts/no: no such file or folder" in output
+    assert "Traceback" not in output
+
+
 def test_the_weights_are_those_of_the_best_checkpoint(fitted: tuple[Path, str]) -> None:
     import torch
 

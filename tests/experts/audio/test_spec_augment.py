@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from experts.audio import SpecAugment
+from experts.audio import SpecAugment, VoiceWarp
 
 
 def augmented(lengths: list[int], num_mels: int = 40, **masks: int) -> tuple[Tensor, Tensor]:
@@ -76,3 +76,38 @@ def test_is_drawn_by_torchs_generator() -> None:
 def test_refuses_a_negative_number(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 0, not -1"):
         SpecAugment(**{"time_masks": 0, "band_masks": 0, name: -1})
+
+
+def test_a_voice_is_stretched_along_both_axes() -> None:
+    """A ramp along both: what stands at a place of the result was at that place times the factor."""
+    torch.manual_seed(0)
+    lengths = [50, 20, 1] * 200
+    mask_UF = torch.arange(50) < torch.tensor(lengths).unsqueeze(1)
+    frames_UFM = torch.arange(50.0).view(1, -1, 1) + 100 * torch.arange(16.0)
+    warped_UXM, mask_UX = VoiceWarp(0.2).train()(
+        frames_UFM.expand(len(lengths), -1, -1) * mask_UF.unsqueeze(2), mask_UF
+    )
+    assert warped_UXM.shape == (*mask_UX.shape, 16)
+    assert not warped_UXM[~mask_UX].any()
+    new_lengths = mask_UX.sum(1).view(-1, 3)
+    assert new_lengths.amin(0).tolist() == [40, 16, 1]
+    assert new_lengths.amax(0).tolist() == [60, 24, 1]
+    assert torch.equal(mask_UX, torch.arange(mask_UX.shape[1]) < new_lengths.view(-1, 1))
+    longest = warped_UXM[::3]
+    ends = longest[torch.arange(200), new_lengths[:, 0] - 1, 0]
+    assert torch.allclose(ends, torch.tensor(49.0), atol=1e-2)  # the last frame is the last
+    factors = longest[:, 0, 5] / 500
+    assert 0.8 <= factors.min() < 0.83
+    assert 1.17 < factors.max() <= 1.2
+
+
+@pytest.mark.parametrize("module", [VoiceWarp(0.0).train(), VoiceWarp(0.3).eval()])
+def test_a_voice_stays_as_it_is(module: VoiceWarp) -> None:
+    frames_UFM, mask_UF = torch.randn(2, 5, 4), torch.ones(2, 5, dtype=torch.bool)
+    assert module(frames_UFM, mask_UF) == (frames_UFM, mask_UF)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_the_share_of_a_warp(share: float) -> None:
+    with pytest.raises(ValueError, match="warp is a share"):
+        VoiceWarp(share)
