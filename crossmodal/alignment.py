@@ -148,16 +148,18 @@ class Contrastive(Alignment):
         self.register_buffer("queue_ids_E", torch.full((queue,), NO_INPUT))
         self.register_buffer("queue_next", torch.tensor(0))
 
-    @property
     def scale(self) -> Tensor:
-        """What similarities are multiplied by."""
-        return self.log_scale.exp().clamp(max=STEEPEST)
+        """Return what similarities are multiplied by."""
+        if self.training:
+            with torch.no_grad():  # of the parameter: a limit of its exponential would have no gradient beyond it
+                self.log_scale.clamp_(max=math.log(STEEPEST))
+        return self.log_scale.exp()
 
     def candidates(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Return unit vectors of the batch's targets and of others, (U + E, D), and their ids; no id stands twice."""
         target_UD = F.normalize(pairs.target_UD, dim=1)
         others, other_ids = gathered(target_UD, pairs.ids_U)
-        known = self.queue_ids_E != NO_INPUT
+        known = (self.queue_ids_E != NO_INPUT) & self.training  # another split's ids mean other inputs
         vectors = torch.cat([target_UD, others, self.queue_ED[known]])
         ids = torch.cat([pairs.ids_U, other_ids, self.queue_ids_E[known]])
         if self.training and len(self.queue_ED):
@@ -181,10 +183,10 @@ class InfoNCE(Contrastive):
         """Return the mean of both directions."""
         source_BD = F.normalize(pairs.source_BD, dim=1)
         targets, _ = self.candidates(pairs)
-        forth = F.cross_entropy(self.scale * source_BD @ targets.T, pairs.own_B)
+        forth = F.cross_entropy(self.scale() * source_BD @ targets.T, pairs.own_B)
         others_ED, others_E = gathered(source_BD, pairs.own_ids)
         sources, owners = torch.cat([source_BD, others_ED]), torch.cat([pairs.own_ids, others_E])
-        log_shares = (self.scale * targets[: len(pairs.ids_U)] @ sources.T).log_softmax(1)
+        log_shares = (self.scale() * targets[: len(pairs.ids_U)] @ sources.T).log_softmax(1)
         is_own = owners == pairs.ids_U.unsqueeze(1)
         back = -(log_shares.masked_fill(~is_own, 0).sum(1) / is_own.sum(1)).mean()
         return (forth + back) / 2
@@ -218,7 +220,7 @@ class SigLIP(Contrastive):
     def loss(self, pairs: Pairs) -> Tensor:
         """Return the sum over all targets, as the mean over the rows."""
         targets, ids = self.candidates(pairs)
-        logits = self.scale * F.normalize(pairs.source_BD, dim=1) @ targets.T + self.bias
+        logits = self.scale() * F.normalize(pairs.source_BD, dim=1) @ targets.T + self.bias
         is_own = ids == pairs.own_ids.unsqueeze(1)
         return -F.logsigmoid(torch.where(is_own, logits, -logits)).sum(1).mean()
 
@@ -233,7 +235,11 @@ class Alignments(nn.Module):
     def __init__(self, alignments: Iterable[Alignment]) -> None:
         super().__init__()
         self.alignments = nn.ModuleList(alignments)
-        self._retrievals = [Retrieval(one.source, one.target) for one in self.all]
+        pairs = dict.fromkeys((one.source, one.target) for one in self.all)
+        self._retrievals = {pair: Retrieval(*pair) for pair in pairs if pair[::-1] not in pairs or pair[0] < pair[1]}
+        names = [one.name for one in self.all]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"model.alignments: {twice} stands twice")
 
     @property
     def all(self) -> list[Alignment]:
@@ -246,14 +252,15 @@ class Alignments(nn.Module):
 
     def measure(self, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> None:
         """Add a batch to the figures."""
-        for one, retrieval in zip(self.all, self._retrievals, strict=True):
-            if (pairs := one.pairs(tokens, batch)) is not None:
+        first = {(one.source, one.target): one for one in self.all}
+        for pair, retrieval in self._retrievals.items():
+            if (pairs := first[pair].pairs(tokens, batch)) is not None:
                 retrieval.to(pairs.source_BD.device).update(pairs.source_BD, pairs.own_targets, pairs.own_ids)
 
     def figures(self) -> dict[str, Tensor]:
         """Return how well the modalities find each other in what was added, and begin anew."""
         figures: dict[str, Tensor] = {}
-        for retrieval in self._retrievals:
+        for retrieval in self._retrievals.values():
             if retrieval.update_called:
                 figures |= retrieval.compute()
                 retrieval.reset()

@@ -133,7 +133,7 @@ def _run(arguments: list[str]) -> int:
     except UsageError as error:
         return refuse(error, 2)
     _keep_out_of_home()
-    if main_of is not None:
+    if main_of is not None and "--help.all" not in rest:
         return main_of(rest)
     from crossmodal import training_cli
 

@@ -71,7 +71,7 @@ def ranks(queries_QD: Tensor, candidates_CD: Tensor, ids_Q: Tensor, ids_C: Tenso
         scores_QC = F.normalize(queries, dim=1) @ candidates_CD.T
         is_own_QC = ids.unsqueeze(1) == ids_C
         best_Q1 = scores_QC.masked_fill(~is_own_QC, -torch.inf).amax(1, keepdim=True)
-        found.append(1 + ((scores_QC >= best_Q1) & ~is_own_QC).sum(1))  # a tie is no find
+        found.append(1 + (~(scores_QC < best_Q1) & ~is_own_QC).sum(1))  # a tie is no find, nor is NaN
     return torch.cat(found)
 
 

@@ -87,9 +87,9 @@ def _check(folder: Path, texts: Sequence[str], *, is_complete: bool) -> None:
 def _make_all(folder: Path, voices: Sequence[Voice], texts: Sequence[str]) -> None:
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     faults = context.SimpleQueue()
-    count = min(_num_cores(), len(voices))
+    count, run = min(_num_cores(), len(voices)), uuid4().hex
     workers = [
-        context.Process(target=_make, args=(folder, voices[first::count], texts, faults), daemon=True)
+        context.Process(target=_make, args=(folder, voices[first::count], texts, run, faults), daemon=True)
         for first in range(count)
     ]
     for worker in workers:  # before the bar has a thread, with whose locks they would be forked
@@ -101,6 +101,8 @@ def _make_all(folder: Path, voices: Sequence[Voice], texts: Sequence[str]) -> No
                 show(sum((folder / voice.name).is_dir() for voice in voices))
     finally:
         _end(workers)
+        for unfinished in folder.glob(f".{run}.*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
     if not faults.empty():
         raise ValueError(faults.get())
     if failed := [worker for worker in workers if worker.exitcode]:
@@ -138,7 +140,7 @@ def _progress(folder: Path, num_voices: int, num_texts: int) -> Iterator[Callabl
         yield lambda done: bar.update(task, completed=done)
 
 
-def _make(folder: Path, voices: Sequence[Voice], texts: Sequence[str], faults: Any) -> None:
+def _make(folder: Path, voices: Sequence[Voice], texts: Sequence[str], run: str, faults: Any) -> None:
     """Record these voices, unless another process has by then; the work of one process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -148,18 +150,18 @@ def _make(folder: Path, voices: Sequence[Voice], texts: Sequence[str], faults: A
             if parent is not None and not parent.is_alive():
                 return
             if not (folder / voice.name).is_dir():
-                _record(folder, voice, texts)
+                _record(folder, voice, texts, run)
     except OSError as error:
         faults.put(f"{folder}: recordings cannot be kept there: {error.strerror or error}")
     except (ValueError, RuntimeError) as error:  # the latter is libsndfile's
         faults.put(f"{folder}: {error}")
 
 
-def _record(folder: Path, voice: Voice, texts: Sequence[str]) -> None:
+def _record(folder: Path, voice: Voice, texts: Sequence[str], run: str) -> None:
     """Write a voice's recordings into a folder, which appears when it is complete."""
     import soundfile
 
-    unfinished = folder / f".{voice.name}.{uuid4().hex}"
+    unfinished = folder / f".{run}.{voice.name}"
     unfinished.mkdir()
     try:
         with ESpeak() as espeak:

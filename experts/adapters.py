@@ -16,6 +16,8 @@ from experts.layers import layers_of
 from experts.wrapping import WrappingExpert
 
 ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
+# torch's own modules that may read the weights of their layers without calling them
+CLOSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
 @dataclass
@@ -84,7 +86,9 @@ class TunedExpert(WrappingExpert):
         """Set the mode of what trains; the rest stays in eval mode."""
         super().train(mode)
         for name, module in self.network.named_modules():
-            module.training = mode and name in self._trained if hasattr(self, "_trained") else mode
+            # cuDNN computes no gradient through a recurrent network in eval mode, even for what comes before it
+            always = isinstance(module, nn.RNNBase) and not module.dropout
+            module.training = mode and (always or name in getattr(self, "_trained", {name}))
         return self
 
     def rate_scales(self) -> dict[str, float]:
@@ -187,12 +191,11 @@ def _add_lora(expert: Expert, lora: Lora) -> set[str]:
 
 def _targets(expert: Expert, wanted: list[str] | None) -> list[str]:
     """Return the full names of the layers to change."""
-    attention = [name for name, module in expert.named_modules() if isinstance(module, nn.MultiheadAttention)]
+    closed = [name for name, module in expert.named_modules() if isinstance(module, CLOSED)]
     layers = {
         name: module
         for name, module in expert.named_modules()
-        # torch's own attention reads the weights of its layers, and never calls them
-        if isinstance(module, ADAPTED) and not any(name.startswith(f"{parent}.") for parent in attention)
+        if isinstance(module, ADAPTED) and not any(name.startswith(f"{parent}.") for parent in closed)
     }
     if wanted is None:
         linear = [name for name, module in layers.items() if isinstance(module, nn.Linear)]

@@ -220,13 +220,18 @@ class Expert(nn.Module, ABC):
             "class": type(self).__qualname__,
             "source": [
                 f"{kind.__module__} {_source_digest(kind)}"
-                for top in (type(self), type(self.transform))
+                for top in dict.fromkeys([type(self), type(self.transform), *self._own_layers()])
                 for kind in top.__mro__[:-1]
                 if kind not in Expert.__mro__
             ],
             "settings": self._settings,
             "transform": self.transform.describe(),
         }
+
+    def _own_layers(self) -> list[type]:
+        """Return the classes of layers that come from the packages of the expert's own class, not from a library."""
+        packages = {kind.__module__.partition(".")[0] for kind in type(self).__mro__ if kind not in Expert.__mro__}
+        return [type(module) for module in self.modules() if type(module).__module__.partition(".")[0] in packages]
 
     def fingerprint(self, precision: Precision | None = None) -> str:
         """Hash what the tokens depend on: weights, layers, transform, settings, code, precision. 32 hexadecimal digits.

@@ -67,12 +67,17 @@ def load_network(source: str, config: Any, *, pretrained: bool, local: bool, opt
         ValueError: The weights lack others.
     """
     if not pretrained:
-        return AutoModel.from_config(config)
+        return AutoModel.from_config(config, trust_remote_code=False)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # or it prints a table of tensors that are for other tasks
     try:
         network, loading = AutoModel.from_pretrained(
-            source, config=config, local_files_only=local, dtype=torch.float32, output_loading_info=True
+            source,
+            config=config,
+            local_files_only=local,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     finally:
         transformers_logging.set_verbosity(verbosity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import os
@@ -16,7 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from experts.adapters import TunedExpert
 from experts.base import Expert, ExpertTokens, Precision
+from experts.inference import cast
 from experts.weights import WeightsSource, locate
+from experts.wrapping import WrappingExpert
 
 SPECIFICATION, WEIGHTS, CARD = "expert.yaml", "model.safetensors", "README.md"
 VERSION = 1  # of the folder's layout
@@ -57,15 +60,18 @@ class SavedExpert(Expert):
             width=expert.width,
             transform=expert.transform.for_evaluation if freeze else expert.transform,
             freeze=freeze,
-            precision=precision,
+            precision="float32" if precision == "bfloat16" else precision,
         )
-        expert.precision = self.precision
+        if precision == "bfloat16":
+            self.set_precision(precision)
         self._name = pretrained  # a path, which the tokens do not depend on
 
     def set_precision(self, precision: Literal["float32", "bfloat16"]) -> None:
-        """Cast the expert."""
-        super().set_precision(precision)
-        self.network.precision = precision
+        """Cast the expert's network; what is around it, such as the scale of pixels, stays as it is."""
+        if not self.frozen:
+            raise ValueError("only a frozen expert can be cast")
+        self.precision = self.network.precision = precision
+        cast(self.network.network, self.dtype)
 
     @property
     def specification(self) -> dict[str, Any]:
@@ -95,14 +101,7 @@ def save_expert(folder: Path, specification: dict[str, Any], expert: Expert, car
         card: What a reader should know of it, in Markdown.
         merge: Add the changes of LoRA to the layers, so that nothing tells that they were made.
     """
-    while isinstance(expert, TunedExpert | SavedExpert):
-        if isinstance(expert, SavedExpert):  # the new folder does not need the old one
-            specification = expert.specification
-            expert = expert.network
-        elif merge or not specification["init_args"].get("lora"):
-            expert, specification = expert.merged(), specification["init_args"]["expert"]
-        else:
-            break
+    expert, specification = _plain(expert, specification, merge=merge)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in expert.state_dict().items()}
     content = {"version": VERSION, "width": expert.width, "expert": _unfrozen(specification)}
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -116,10 +115,31 @@ def save_expert(folder: Path, specification: dict[str, Any], expert: Expert, car
         old = folder.with_name(f"{unfinished.name}.old")
         if folder.exists():
             folder.rename(old)
-        unfinished.rename(folder)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _plain(expert: Expert, specification: dict[str, Any], *, merge: bool) -> tuple[Expert, dict[str, Any]]:
+    """Return an expert without what only trained it, and its specification: merged, and in need of no other folder."""
+    if isinstance(expert, SavedExpert) and not expert.frozen:
+        return _plain(expert.network, expert.specification, merge=merge)
+    if isinstance(expert, TunedExpert) and (merge or not specification["init_args"].get("lora")):
+        return _plain(expert.merged(), specification["init_args"]["expert"], merge=merge)
+    if isinstance(expert, WrappingExpert):
+        inner, of_inner = _plain(expert.network, specification["init_args"]["expert"], merge=merge)
+        if inner is not expert.network:
+            expert = copy.deepcopy(expert)
+            expert.network = inner
+        arguments = {**specification["init_args"], "expert": of_inner}
+        return expert, {**specification, "init_args": arguments}
+    return expert, specification
 
 
 def load_expert(folder: Path) -> tuple[dict[str, Any], Expert]:

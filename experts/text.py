@@ -140,8 +140,8 @@ class TextExpert(Expert):
 
 def _load(source: str, pretrained: bool) -> tuple[nn.Module, Any, dict[str, str]]:
     def read(*, local: bool) -> tuple[Any, Any, dict[str, str]]:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-        config = AutoConfig.from_pretrained(source, local_files_only=local)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
         network = load_network(source, config, pretrained=pretrained, local=local, optional="pooler.")
         return network, tokenizer, read_settings(source, local=local)
 

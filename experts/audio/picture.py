@@ -56,7 +56,7 @@ class PictureExpert(ImageExpert):
         pretrained: bool | WeightsSource = True,
         sha256: str | None = None,
         sample_rate: int = 16_000,
-        num_mels: int = 128,
+        num_mels: int = 80,
         max_seconds: float = 10.0,
         image_size: int | None = None,
         layers: list[int] | None = None,
@@ -81,6 +81,7 @@ class PictureExpert(ImageExpert):
         assert isinstance(self.transform, ImageTransform)
         self.size = list(self.transform.config["input_size"][1:])
         self.transform = AudioTransform(sample_rate=sample_rate, max_seconds=max_seconds)
+        self.num_mels = num_mels
         self._num_samples = round(max_seconds * sample_rate)
         self.front = LogMel(sample_rate=sample_rate, num_mels=num_mels)
         self.augment = SpecAugment(time_masks=time_masks, band_masks=band_masks)

@@ -202,8 +202,8 @@ def _convolutions_that_are_masked(network: Any) -> Convolutions | None:
 
 def _load(source: str, pretrained: bool) -> tuple[Any, Any, dict[str, str]]:
     def read(*, local: bool) -> tuple[Any, Any, dict[str, str]]:
-        extractor = AutoFeatureExtractor.from_pretrained(source, local_files_only=local)
-        config = AutoConfig.from_pretrained(source, local_files_only=local)
+        extractor = AutoFeatureExtractor.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
         for key in CHANCE:
             if hasattr(config, key):
                 setattr(config, key, 0.0)

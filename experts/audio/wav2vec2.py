@@ -6,6 +6,7 @@ Legend: U inputs, S samples, N tokens, D width.
 from __future__ import annotations
 
 import difflib
+import pickle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -206,7 +207,7 @@ def _download(name: str, bundle: Wav2Vec2Bundle) -> Any:
     if not Path(torch.hub.get_dir(), "checkpoints", Path(bundle._path).name).is_file():
         require_hub(name, HUB)
     try:
-        network = bundle.get_model()
-    except OSError as error:
+        network = bundle.get_model(dl_kwargs={"weights_only": True})
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise ConnectionError(f"weights of {name!r} cannot be downloaded from {HUB}: {error}") from error
     return getattr(network, "model", network)  # without what normalises a whole batch at once

@@ -96,6 +96,28 @@ def test_it_learns_to_align(kind: Callable[..., Alignment]) -> None:
     assert not alignments.figures()  # it began anew
 
 
+@pytest.mark.parametrize("temperature", [0.01, 0.011])
+def test_the_temperature_is_still_learned_at_its_limit(temperature: float) -> None:
+    alignment = InfoNCE(WIDTHS, source="speech", target="text", temperature=temperature).train()
+    optimizer = torch.optim.SGD(alignment.parameters(), lr=0.1)
+    for sign in (-1, -1, -1, 1, 1):  # beyond the limit, and back
+        optimizer.zero_grad()
+        (value,) = alignment(TOKENS, BATCH).values()
+        assert alignment.scale() <= 100.001
+        value.backward()
+        assert alignment.log_scale.grad is not None
+        assert alignment.log_scale.grad != 0
+        alignment.log_scale.grad = torch.tensor(float(sign))
+        optimizer.step()
+    alignment(TOKENS, BATCH)
+    assert alignment.scale() < 100
+
+
+def test_one_alignment_stands_twice() -> None:
+    with pytest.raises(ValueError, match=r"model.alignments: InfoNCE/speech-text stands twice"):
+        Alignments(InfoNCE(WIDTHS, source="speech", target="text") for _ in range(2))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_without_pairs_has_no_loss(kind: Callable[..., Alignment]) -> None:
     apart = batch_of([0, -1], [-1, 0], [5])
@@ -114,8 +136,9 @@ def test_targets_of_earlier_batches_are_candidates_but_never_twins(kind: Callabl
     assert loss(queued) == pytest.approx(plain)  # the same three texts: no row is told from its own
     assert queued.queue_ids_E.tolist() == [41, 42, 42, 40]
     queued.queue_ids_E += 100
-    assert loss(queued.eval()) > plain
-    assert queued.queue_ids_E.tolist() == [141, 142, 142, 140]  # evaluation leaves it alone
+    assert loss(queued.eval()) == pytest.approx(plain)  # evaluation does without: its ids are another split's
+    assert queued.queue_ids_E.tolist() == [141, 142, 142, 140]
+    assert loss(queued.train()) > plain
     assert queued.state_dict()["queue_ED"].norm(dim=1).tolist() == pytest.approx([1] * 4)
 
 

@@ -148,6 +148,7 @@ def test_a_wrong_file(text: str, old: str, new: str, key: str, detail: str) -> N
         ("experts: [1\n", f"{HERE}:2:1: no valid YAML"),
         ("experts:\n\timage: 1\n", f"{HERE}:2:1: no valid YAML"),
         ("a: 1\n---\nb: 2\n", f"{HERE}:2:1: no valid YAML"),
+        ("data: {{ n }}\n", f"{HERE}:1:8: no valid YAML: found unhashable key"),
         ("data: {a: 1,\n  a: 2}\n", f"{HERE}:2:3: no valid YAML: the key 'a' stands twice"),
         ("!!python/object/apply:os.getcwd []\n", f"{HERE}:1:1: no valid YAML"),
         ("name: a\0b\n", f"{HERE}: "),

@@ -28,6 +28,11 @@ def test_what_is_the_same_for_all_finds_nothing() -> None:
     assert ranks(same, same, torch.arange(4), torch.arange(4)).tolist() == [4, 4, 4, 4]
 
 
+def test_what_is_no_number_finds_nothing() -> None:
+    queries = torch.tensor([[torch.nan, 0.0], [0.0, 1.0]])
+    assert ranks(queries, torch.eye(2), torch.arange(2), torch.arange(2)).tolist() == [2, 1]
+
+
 def test_figures() -> None:
     """Three sounds of two texts: the last sound is nearer to the other text."""
     metric = Retrieval("speech", "text")

@@ -94,6 +94,22 @@ def test_layers_of_torchs_own_attention_cannot_be_changed() -> None:
         TunedExpert(expert, lora=Lora(target_modules=["out_proj"]))
 
 
+def test_layers_that_torch_may_leave_uncalled_are_not_changed() -> None:
+    expert = TinyExpert(freeze=False)
+    expert.network.append(nn.TransformerEncoderLayer(8, 2, batch_first=True))
+    tuned = TunedExpert(expert, lora=Lora(rank=2))
+    assert not [name for name, one in tuned.named_parameters() if one.requires_grad and "linear1" in name]
+
+
+def test_a_recurrent_network_stays_in_training_mode() -> None:
+    expert = TinyExpert(freeze=False)
+    expert.network.append(nn.GRU(8, 8))
+    tuned = TunedExpert(expert, lora=Lora(rank=2)).train()
+    assert tuned.network.network[-1].training  # type: ignore[index, union-attr]
+    assert not tuned.network.network[2].training  # type: ignore[index, union-attr]
+    assert not tuned.eval().network.network[-1].training  # type: ignore[index, union-attr]
+
+
 @pytest.mark.parametrize("build", [text, image])
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_last_layers_train(build: Build, count: int) -> None:

@@ -151,6 +151,26 @@ def test_lora_is_merged_or_kept_apart(tmp_path: Path, merge: bool) -> None:
     assert ((found - expected).norm() / expected.norm()) < 1e-5
 
 
+def test_lora_inside_another_expert_is_merged(tmp_path: Path) -> None:
+    tuned = {
+        "class_path": "experts.adapters.TunedExpert",
+        "init_args": {"expert": changed(TEXT, freeze=False), "lora": {"rank": 2, "target_modules": ["query"]}},
+    }
+    specification = {
+        "class_path": "experts.adapters.ProjectedExpert",
+        "init_args": {"expert": tuned, "width": 5, "tokens": "mean"},
+    }
+    inner = TunedExpert(text_expert(freeze=False), lora=Lora(rank=2, target_modules=["query"]))
+    expert = moved(ProjectedExpert(inner, width=5, tokens="mean"))
+    inputs = expert.transform.collate(["how many?", "what colour is it?"])
+    expected = expert(inputs).tokens_BND.detach()
+    save_expert(tmp_path / "expert", specification, expert, "")
+    assert "lora" not in (tmp_path / "expert" / "expert.yaml").read_text()
+    assert isinstance(expert.network, TunedExpert)  # which trains on
+    found = SavedExpert(str(tmp_path / "expert"))(inputs).tokens_BND
+    assert ((found - expected).norm() / expected.norm()) < 1e-5
+
+
 def test_an_expert_tuned_from_a_folder_does_not_need_it(tmp_path: Path) -> None:
     save_expert(tmp_path / "first", FEATURES, features(), "")
     saved = {

@@ -122,3 +122,9 @@ def test_travels() -> None:
 def test_refuses_a_setting(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(**arguments)
+
+
+def test_its_own_defaults() -> None:
+    expert = PictureExpert("resnet10t", pretrained=False, image_size=64, max_seconds=1.0)
+    other = PictureExpert("resnet10t", pretrained=False, image_size=64, max_seconds=1.0, num_mels=40)
+    assert expert.identity() != other.identity()
