@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from hypothesis import settings
 
 # with more threads torch's small operations wait on each other as soon as another process is busy
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# a shell lets what it starts in the background ignore Ctrl-C, and so what that starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 # every run draws the same examples, however slow the machine
