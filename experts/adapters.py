@@ -128,8 +128,9 @@ class ProjectedExpert(WrappingExpert):
             raise ValueError(f"width must be at least 1, not {width}, and hidden at least 0, not {hidden}")
         super().__init__(expert, width=width)
         self.tokens = tokens
-        layers = [nn.Linear(expert.width, hidden), nn.GELU(), nn.Linear(hidden, width)]
-        self.map = nn.Sequential(nn.LayerNorm(expert.width), *(layers if hidden else [nn.Linear(expert.width, width)]))
+        before = [nn.Linear(expert.width, hidden), nn.GELU()] if hidden else []
+        last = nn.Linear(hidden or expert.width, width)
+        self.map = nn.Sequential(nn.LayerNorm(expert.width), *before, last)
 
     def encode(self, inputs: Any) -> ExpertTokens:
         """Map the expert's tokens."""
