@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,25 @@ def read_options(arguments: list[str]) -> Iterator[tuple[str, Any]]:
             value = following
             position += 1
         yield key, value
+
+
+def read_own_options(
+    group: str, command: str, parser: argparse.ArgumentParser, arguments: list[str]
+) -> tuple[argparse.Namespace | None, list[str]]:
+    """Return what `crossmodal GROUP COMMAND` takes itself, or None where help is wanted, and the arguments of `fit`.
+
+    Raises:
+        UsageError: They cannot be understood.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        return None, []
+    if arguments[0] != command:
+        raise UsageError(f"no command '{group} {arguments[0]}'; there is `crossmodal {group} {command}`")
+    try:
+        given, rest = parser.parse_known_args(arguments[1:])
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from None
+    return (None, []) if {"-h", "--help"} & set(rest) else (given, rest)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossmodal.arguments import read_own_options
 from crossmodal.errors import TRACEBACK, UsageError, place_in_own_code, refuse
 
 if TYPE_CHECKING:
@@ -47,18 +48,11 @@ def read_options(arguments: list[str]) -> tuple[Options | None, list[str]]:
     Raises:
         UsageError: They cannot be understood.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        return None, []
-    if arguments[0] != "check":
-        raise UsageError(f"no command 'data {arguments[0]}'; there is `crossmodal data check`")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--workers")
-    try:
-        given, rest = parser.parse_known_args(arguments[1:])
-    except argparse.ArgumentError as error:
-        raise UsageError(str(error)) from None
-    if {"-h", "--help"} & set(rest):
+    given, rest = read_own_options("data", "check", parser, arguments)
+    if given is None:
         return None, []
     if given.workers is not None and not given.workers.isdecimal():
         raise UsageError(f"--workers: expected a number of processes, at least 0, found {given.workers!r}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crossmodal.errors import UsageError
+from crossmodal.arguments import read_own_options
 
 if TYPE_CHECKING:
     from pytorch_lightning.cli import LightningArgumentParser
@@ -44,19 +44,12 @@ def read_options(arguments: list[str]) -> tuple[Options | None, list[str]]:
     Raises:
         UsageError: They cannot be understood.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        return None, []
-    if arguments[0] != "fit":
-        raise UsageError(f"no command 'expert {arguments[0]}'; there is `crossmodal expert fit`")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--overwrite", action="store_true")
     parser.add_argument("--keep_lora", action="store_true")
-    try:
-        given, rest = parser.parse_known_args(arguments[1:])
-    except argparse.ArgumentError as error:
-        raise UsageError(str(error)) from None
-    if {"-h", "--help"} & set(rest):
+    given, rest = read_own_options("expert", "fit", parser, arguments)
+    if given is None:
         return None, []
     return Options(given.output, given.overwrite, given.keep_lora), rest
 

@@ -89,8 +89,7 @@ def mask_of(num_tokens_U: Tensor, most: int) -> Tensor:
 
 def as_tokens(hidden_UND: Tensor, mask_UN: Tensor, tokens: Literal["mean", "all"]) -> ExpertTokens:
     """Return all hidden states as tokens, those that are not real zero, or the mean of the real ones."""
-    hidden_UND = zero_padding(hidden_UND, mask_UN)
+    everything = ExpertTokens(zero_padding(hidden_UND, mask_UN), mask_UN)
     if tokens == "all":
-        return ExpertTokens(hidden_UND, mask_UN)
-    mean_UD = hidden_UND.sum(1) / mask_UN.sum(1, keepdim=True)
-    return ExpertTokens(mean_UD.unsqueeze(1), mask_UN.any(1, keepdim=True))
+        return everything
+    return ExpertTokens(everything.mean().unsqueeze(1), mask_UN.any(1, keepdim=True))
