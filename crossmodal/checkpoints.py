@@ -157,15 +157,21 @@ def refuse_other_shapes(there: Mapping[str, Tensor], here: Mapping[str, Tensor])
             )
 
 
-def step_of(checkpoint: Path) -> int:
-    """Read a checkpoint's step; ValueError where it is none."""
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises:
+        ValueError: It is none.
+    """
     try:
         if not zipfile.is_zipfile(checkpoint):
             raise ValueError("torch.save did not write it")
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        _ = content["global_step"], content["state_dict"]
     # torch raises a dozen kinds of error for a file that it did not write
     except Exception as error:
         raise ValueError(f"{checkpoint} is no checkpoint: {(str(error) or repr(error)).splitlines()[0]}") from error
+    return content
 
 
 def refuse_other_settings(began_with: Path, now: str) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import crossmodal
@@ -15,6 +16,8 @@ from crossmodal.signatures import read_signature
 
 DEFAULT_CONFIG = Path("crossmodal.yaml")  # what `init` writes, and commands take that are given no other
 TRAINING = ("fit", "validate", "test", "predict")
+# they take what `fit` takes, and options of their own
+LIKE_FIT = {"expert": "crossmodal.expert_cli", "extend": "crossmodal.extend_cli", "data": "crossmodal.check_cli"}
 HELP = """\
 usage: crossmodal COMMAND [options]
 
@@ -27,6 +30,7 @@ commands:
   test       measure a checkpoint on the test split      --config FILE --ckpt_path FILE|best|last
   predict    write predictions, as Parquet or CSV        --config FILE --ckpt_path FILE|best|last [--output FILE]
   expert     train one expert, and keep it in a folder   fit --config FILE [--output FOLDER]
+  extend     add a modality to a trained model           --model RUN --expert NAME=FOLDER [--config FILE]
   data       read all inputs, and find what is wrong     check --config FILE [--output FOLDER]
   cache      the feature store                           ls | verify [--delete] | rm FINGERPRINT...|--all
 
@@ -91,24 +95,19 @@ def _run(arguments: list[str]) -> int:
         from crossmodal import init_cli
 
         return init_cli.main(rest)
-    if command not in (*TRAINING, "data", "expert"):
-        return refuse(f"no command {command!r}; there are init, {', '.join(TRAINING)}, expert, data and cache", 2)
+    if command not in (*TRAINING, *LIKE_FIT):
+        return refuse(f"no command {command!r}; there are init, {', '.join((*TRAINING, *LIKE_FIT))} and cache", 2)
     main_of: Callable[[list[str]], int] | None = None
-    if command in ("data", "expert"):  # `data check` and `expert fit` take what `fit` takes
-        from crossmodal import check_cli, expert_cli
-
+    if command in LIKE_FIT:
+        own = import_module(LIKE_FIT[command])
         try:
-            if command == "data":
-                checking, rest = check_cli.read_options(rest)
-                main_of = partial(check_cli.main, checking) if checking else None
-            else:
-                fitting, rest = expert_cli.read_options(rest)
-                main_of = partial(expert_cli.main, fitting) if fitting else None
+            options, rest = own.read_options(rest)
         except UsageError as error:
             return refuse(error, 2)
-        if main_of is None:
-            sys.stdout.write(check_cli.HELP if command == "data" else expert_cli.HELP)
+        if options is None:
+            sys.stdout.write(own.HELP)
             return 0
+        main_of = partial(own.main, options)
         command = "fit"
     # an experiment may name classes that lie in this folder; last, so that none of them hides one of ours
     sys.path.append(str(Path.cwd()))

@@ -69,4 +69,4 @@ def say_how_to_go_on(what: str, *, has_run: bool) -> None:
     again = [*kept, "--ckpt_path", "last"] if has_run else arguments
     hint = f"; {'go on with' if has_run else 'nothing was begun; begin again with'}:\n  "
     line = shlex.join(["crossmodal", *command, *again])
-    sys.stderr.write(f"\n{what}" + (f"{hint}{line}\n" if command[-1:] == ["fit"] else "\n"))
+    sys.stderr.write(f"\n{what}" + (f"{hint}{line}\n" if command[-1:] in (["fit"], ["extend"]) else "\n"))

@@ -63,7 +63,10 @@ class ExperimentCLI(LightningCLI):
         self.config_init = self.parser.instantiate_classes(config)
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
-        self.datamodule.connect({modality: expert.transform for modality, expert in self.model.experts.items()})
+        experts = self.model.experts
+        # what was trained on other data need not be in this
+        optional = experts if self.model.joined else ()
+        self.datamodule.connect({name: expert.transform for name, expert in experts.items()}, optional=optional)
 
 
 class DataAndModel(ExperimentCLI):

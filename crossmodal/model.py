@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from crossmodal.fusion import Fusion
 from crossmodal.heads import Head
-from datamodules.batch import PairedBatch, gather_rows
+from datamodules.batch import ABSENT, PairedBatch, gather_rows
 from experts.base import Expert, ExpertTokens
 
 
@@ -23,12 +23,20 @@ class CrossModalModel(nn.Module):
         experts: By modality.
         fusion: Over the same modalities; without heads there need not be one.
         heads: By task, each of the fusion's width.
+        newcomer: The modality that is being added: only what is its own trains, all else stays in eval mode.
 
     Raises:
         ValueError: A frozen expert has parameters that nothing freezes.
     """
 
-    def __init__(self, experts: Mapping[str, Expert], fusion: Fusion | None, heads: Mapping[str, Head]) -> None:
+    def __init__(
+        self,
+        experts: Mapping[str, Expert],
+        fusion: Fusion | None,
+        heads: Mapping[str, Head],
+        *,
+        newcomer: str | None = None,
+    ) -> None:
         super().__init__()
         for modality, expert in experts.items():
             if outside := expert.parameters_outside_network():
@@ -43,6 +51,25 @@ class CrossModalModel(nn.Module):
         )
         self.fusion = fusion
         self.heads = nn.ModuleDict(heads)
+        self.newcomer = newcomer
+        own = () if newcomer is None else self.own_state(newcomer)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and (newcomer is None or name in own))
+
+    def own_state(self, modality: str) -> set[str]:
+        """Return the names of the parameters and buffers that are a modality's own, if it joined later."""
+        assert self.fusion is not None
+        parts = {f"experts.{modality}": self.experts[modality], f"projections.{modality}": self.projections[modality]}
+        names = {f"{part}.{name}" for part, module in parts.items() for name in module.state_dict()}
+        return names | {f"fusion.{name}" for name in self.fusion.joined[modality]}
+
+    def train(self, mode: bool = True) -> CrossModalModel:
+        """Set the mode of what trains."""
+        super().train(mode and self.newcomer is None)
+        if self.newcomer is not None:
+            self.experts[self.newcomer].train(mode)
+            self.projections[self.newcomer].train(mode)
+        return self
 
     def forward(self, batch: PairedBatch) -> dict[str, Tensor]:
         """Return each task's raw outputs, shape (B, outputs)."""
@@ -60,13 +87,37 @@ class CrossModalModel(nn.Module):
         """Return each task's raw outputs, shape (B, outputs), given the tokens of the distinct inputs."""
         if self.fusion is None:
             return {}
+        if not self.fusion.joined:
+            return self._answer(tokens, batch.index)
+        # what a modality that joined later brings must not change a bit of rows that lack it
+        present_BJ = torch.stack([batch.present(modality) for modality in self.fusion.joined], dim=1)
+        kinds, kind_B = torch.unique(present_BJ, dim=0, return_inverse=True)
+        if len(kinds) < 2:
+            return self._answer(tokens, self._index(batch, kinds.any(0)))
+        groups = [(kind_B == number).nonzero().squeeze(1) for number in range(len(kinds))]
+        answers = [
+            self._answer(tokens, {name: index_B[rows] for name, index_B in self._index(batch, kind).items()})
+            for kind, rows in zip(kinds, groups, strict=True)
+        ]
+        place_B = torch.cat(groups).argsort()
+        return {task: torch.cat([answer[task] for answer in answers])[place_B] for task in self.heads}
+
+    def _index(self, batch: PairedBatch, has_J: Tensor) -> dict[str, Tensor]:
+        """Return the index of the first modalities, and of those that joined and are there."""
+        assert self.fusion is not None
+        lacking = {name for name, has in zip(self.fusion.joined, has_J.tolist(), strict=True) if not has}
+        return {modality: batch.index[modality] for modality in self.experts if modality not in lacking}
+
+    def _answer(self, tokens: Mapping[str, ExpertTokens], index: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return each task's raw outputs, given the tokens of distinct inputs and which of them each row has."""
+        assert self.fusion is not None
         workspace_BLD = self.fusion(
             {
-                modality: self.tokens_of_rows(tokens.get(modality), batch.index[modality], modality)
-                for modality in self.experts
+                modality: self.tokens_of_rows(tokens.get(modality), index_B, modality)
+                for modality, index_B in index.items()
             }
         )
-        absent_B = torch.stack([~batch.present(modality) for modality in self.experts]).all(0)
+        absent_B = torch.stack([index_B == ABSENT for index_B in index.values()]).all(0)
         return {task: head(workspace_BLD, absent_B) for task, head in self.heads.items()}
 
     def tokens_of_rows(self, tokens: ExpertTokens | None, index_B: Tensor, modality: str) -> ExpertTokens:

@@ -28,10 +28,20 @@ from crossmodal.encoding import Encoded, store_tokens
 from crossmodal.feature_store import FeatureStore
 from crossmodal.fusion import Fusion
 from crossmodal.heads import Head
+from crossmodal.joining import Joined, add_joined, begin_joined
 from crossmodal.model import CrossModalModel
-from crossmodal.objectives import TaskObjective
+from crossmodal.objectives import TaskObjective, refuse_infinite
 from crossmodal.optimization import WarmupCosine, parameter_groups, with_scaled_rates
-from crossmodal.preparation import check_targets, dropout_rates, learn_priors, learn_statistics, weigh_classes
+from crossmodal.precision import refuse_to_cast, refuse_to_clip
+from crossmodal.preparation import (
+    check_heads,
+    check_targets,
+    dropout_rates,
+    learn_priors,
+    learn_statistics,
+    refuse_without,
+    weigh_classes,
+)
 from datamodules.batch import PairedBatch
 from datamodules.paired import PairedDataModule, Split
 from experts.base import Expert, ExpertTokens
@@ -59,6 +69,7 @@ class CrossModalModule(LightningModule):
         fusion: Makes the fusion, given the modalities' names; not needed without heads.
         heads: By task: makes a head, given the fusion's width and the number of outputs; not needed with alignments.
         alignments: Each pulls the tokens of one expert to those of another, given their widths by modality.
+        joined: Modalities that joined a trained model, in order; see `crossmodal extend`. Only the last is trained.
         objective: Sums the losses.
         optimizer: Makes the optimizer, given groups of parameters.
         modality_dropout: Rate at which a training row is treated as if it lacked a modality, for all or for each; one
@@ -81,6 +92,7 @@ class CrossModalModule(LightningModule):
         fusion: Callable[[list[str]], Fusion] | None = None,
         heads: dict[str, Callable[[int, int], Head]] | None = None,
         alignments: list[Callable[[dict[str, int]], Alignment]] | None = None,
+        joined: dict[str, Joined] | None = None,
         objective: TaskObjective | None = None,
         optimizer: Callable[[Iterable[Any]], Optimizer] = AdamW,
         modality_dropout: float | dict[str, float] = 0.0,
@@ -95,12 +107,7 @@ class CrossModalModule(LightningModule):
         heads = heads or {}
         if (heads and fusion is None) or not (heads or alignments):
             raise ValueError("model: give a fusion and a head for each task, or alignments")
-        for task in sorted(heads.keys() ^ outputs.keys()) if heads else ():
-            there = f"the data has the task {task!r}, but there is no head for it"
-            raise ValueError(
-                f"model.heads.{task}: "
-                + (there if task in outputs else f"the data has no such task; it has {', '.join(sorted(outputs))}")
-            )
+        check_heads(heads, outputs)
         if not 0 <= warmup <= 1:
             raise ValueError(f"model.warmup is a share of the steps, 0 to 1, not {warmup}")
         if encode_batch_size < 1 or (encode_workers or 0) < 0:
@@ -108,11 +115,13 @@ class CrossModalModule(LightningModule):
                 f"model.encode_batch_size ({encode_batch_size}) must be at least 1, model.encode_workers "
                 f"({encode_workers}) at least 0"
             )
-        built = fusion(list(experts)) if fusion is not None and heads else None
+        self.joined = joined or {}
+        first = [modality for modality in experts if modality not in self.joined]
+        built = fusion(first) if fusion is not None and heads else None
+        newcomer = add_joined(built, experts, self.joined)
         width = 0 if built is None else built.width
-        self.model = CrossModalModel(
-            experts, built, {task: head(width, len(outputs[task])) for task, head in heads.items()}
-        )
+        made = {task: head(width, len(outputs[task])) for task, head in heads.items()}
+        self.model = CrossModalModel(experts, built, made, newcomer=newcomer)
         widths = {modality: expert.width for modality, expert in experts.items()}
         self.alignments = Alignments(alignment(widths) for alignment in alignments or ())
         self.objective = objective or TaskObjective()
@@ -153,14 +162,12 @@ class CrossModalModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Encode what is not in the feature store yet, and read from it from here on."""
+        newcomer = self.model.newcomer
+        if stage == "fit" and newcomer is not None and self.trainer.ckpt_path is None:
+            begin_joined(self.model, self.joined[newcomer], self.outputs)  # before its experts are used
         if self.trainer.world_size > 1:
             raise ValueError("this release trains on one device; set trainer.devices: 1")
-        casts = self.trainer.precision in ("16-true", "bf16-true", "64-true")
-        if casts and any(expert.frozen for expert in self.experts.values()):
-            raise ValueError(
-                f"trainer.precision {self.trainer.precision} would cast frozen experts; use bf16-mixed, and each "
-                "expert's own `precision`"
-            )
+        refuse_to_cast(self.experts, str(self.trainer.precision))
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, PairedDataModule):
             if stage == "fit" and any(self.modality_dropout.values()):
@@ -172,6 +179,8 @@ class CrossModalModule(LightningModule):
             rank_zero_info(str(encoded))
 
         splits = (data.predicted_split,) if stage == "predict" else SPLITS_OF_STAGE[stage]
+        if stage == "fit" and newcomer is not None and self.trainer.max_epochs:
+            refuse_without(data, newcomer)
         if stage != "predict":  # what fit measures in the end would fail only then
             check_targets(data, self.heads, (*splits, "test") if stage == "fit" else splits)
             weigh_classes(data, self.heads)
@@ -188,7 +197,8 @@ class CrossModalModule(LightningModule):
         )
         if stage == "fit":
             data.drop_modalities(self.modality_dropout)
-            learn_priors(data, self.heads)
+            if newcomer is None:
+                learn_priors(data, self.heads)
 
     def on_fit_start(self) -> None:
         """Let experts look at the training split, if no checkpoint has told them what it is like."""
@@ -197,8 +207,8 @@ class CrossModalModule(LightningModule):
             learn_statistics(data, self.experts, batch_size=self.encode_batch_size, workers=self.encode_workers)
 
     def training_step(self, batch: PairedBatch, batch_idx: int) -> Tensor | None:
-        """Return the loss; every term is logged by its name. None of its rows may be left."""
-        if not len(batch):
+        """Return the loss; every term is logged by its name. None of its rows may be left, or have the newcomer."""
+        if not len(batch) or (self.model.newcomer is not None and self.model.newcomer not in batch.inputs):
             return None
         tokens = self.model.encode(batch)
         terms = self._terms(tokens, self.model.predict(tokens, batch), batch)
@@ -208,12 +218,8 @@ class CrossModalModule(LightningModule):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         is_logged = every > 0 and ((self.trainer.global_step + 1) % every == 0 or self.trainer.is_last_batch)
         # looking at every loss would make a GPU wait
-        if (is_logged or loss.device.type == "cpu") and not loss.isfinite():
-            values = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
-            raise ValueError(
-                f"the loss is no longer finite at step {self.trainer.global_step} ({values}): lower the learning rate "
-                "(model.optimizer.init_args.lr), or look at the inputs of the rows " + ", ".join(list(batch.ids)[:3])
-            )
+        if is_logged or loss.device.type == "cpu":
+            refuse_infinite(terms, self.trainer.global_step, batch.ids)
         if is_logged:
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
             if len(terms) > 1:
@@ -279,12 +285,8 @@ class CrossModalModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW, or what the configuration says, with warm-up and a cosine, per step."""
         optimizer = with_scaled_rates(self._make_optimizer(parameter_groups(self)))
-        precision = self.trainer.precision
-        if str(precision).endswith("mixed") and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):
-            raise ValueError(
-                f"trainer.precision {precision} cannot clip the gradients of a fused optimizer; set "
-                "model.optimizer.init_args.fused: false, or trainer.gradient_clip_val: null"
-            )
+        if self.trainer.gradient_clip_val:
+            refuse_to_clip(optimizer, str(self.trainer.precision))
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
             raise ValueError("a schedule needs an end: set trainer.max_epochs or trainer.max_steps")

@@ -5,8 +5,9 @@ Legend: B rows, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from crossmodal.heads import Head
@@ -32,3 +33,22 @@ class TaskObjective(nn.Module):
             for task, outputs_BC in predictions.items()
             if task in targets
         }
+
+
+def refuse_infinite(terms: Mapping[str, Tensor], step: int, ids: Sequence[str]) -> None:
+    """Refuse a loss that is not finite.
+
+    Args:
+        terms: By name.
+        step: Of the optimizer.
+        ids: Of the batch's rows.
+
+    Raises:
+        ValueError: One is not.
+    """
+    if not torch.stack(list(terms.values())).isfinite().all():
+        values = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
+        raise ValueError(
+            f"the loss is no longer finite at step {step} ({values}): lower the learning rate "
+            "(model.optimizer.init_args.lr), or look at the inputs of the rows " + ", ".join(list(ids)[:3])
+        )

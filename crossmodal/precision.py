@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import torch
 from lightning_fabric.utilities import move_data_to_device
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from crossmodal.feature_files import PRECISION, write_json
 from crossmodal.feature_store import FeatureStore
@@ -78,3 +79,21 @@ def _cpu_flags() -> set[str]:
             return {flag for line in file if line.startswith(("flags", "Features")) for flag in line.split()}
     except OSError:
         return set()
+
+
+def refuse_to_cast(experts: Mapping[str, Expert], precision: str) -> None:
+    """Raise ValueError if a trainer's precision would cast frozen experts."""
+    if precision in ("16-true", "bf16-true", "64-true") and any(expert.frozen for expert in experts.values()):
+        raise ValueError(
+            f"trainer.precision {precision} would cast frozen experts; use bf16-mixed, and each expert's own "
+            "`precision`"
+        )
+
+
+def refuse_to_clip(optimizer: Optimizer, precision: str) -> None:
+    """Raise ValueError if gradients cannot be clipped in a trainer's precision."""
+    if precision.endswith("mixed") and optimizer.defaults.get("fused"):
+        raise ValueError(
+            f"trainer.precision {precision} cannot clip the gradients of a fused optimizer; set "
+            "model.optimizer.init_args.fused: false, or trainer.gradient_clip_val: null"
+        )

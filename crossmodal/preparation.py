@@ -25,6 +25,21 @@ from experts.base import Expert
 MOST_INPUTS = 100_000  # that statistics are taken of; more would not change them
 
 
+def check_heads(heads: Iterable[str], outputs: Iterable[str]) -> None:
+    """Refuse heads, if there are any, that are not those of the data's tasks.
+
+    Raises:
+        ValueError: A head or a task stands alone.
+    """
+    heads, outputs = set(heads), set(outputs)
+    for task in sorted(heads ^ outputs) if heads else ():
+        there = f"the data has the task {task!r}, but there is no head for it"
+        raise ValueError(
+            f"model.heads.{task}: "
+            + (there if task in outputs else f"the data has no such task; it has {', '.join(sorted(outputs))}")
+        )
+
+
 def check_targets(data: PairedDataModule, heads: Iterable[tuple[str, Head]], splits: Iterable[Split]) -> None:
     """Refuse targets that would end training in the middle, or spoil it.
 
@@ -50,6 +65,20 @@ def check_targets(data: PairedDataModule, heads: Iterable[tuple[str, Head]], spl
                 raise ValueError(
                     f"row {rows.ids[row]}: the target of {task!r} is {targets[row].tolist()}, not {head.expects}"
                 )
+
+
+def refuse_without(data: PairedDataModule, modality: str) -> None:
+    """Refuse a training split that lacks a modality.
+
+    Raises:
+        ValueError: No row has it.
+    """
+    rows = data.rows("train")
+    if rows is not None and not len(rows.used(modality)):
+        raise ValueError(
+            f"model.joined.{modality}: no row of the training split of {type(data).__name__} has it, so that there is "
+            "nothing to train; give data that has, or trainer.max_epochs: 0"
+        )
 
 
 def weigh_classes(data: PairedDataModule, heads: Iterable[tuple[str, Head]]) -> None:

@@ -21,8 +21,8 @@ from crossmodal.checkpoints import (
     CheckpointMismatchError,
     RandomState,
     keeps_newest,
+    read_checkpoint,
     refuse_other_settings,
-    step_of,
 )
 from crossmodal.console import EpochLines, is_terminal, print_figures, tame_chatter
 from crossmodal.errors import TRACEBACK, place_in_own_code, refuse, say_how_to_go_on
@@ -107,7 +107,10 @@ class TrainingCLI(ExperimentCLI):
                 self._lock = self.run_folder.lock()  # before its step is read
             if self.run_folder.config.exists():
                 refuse_other_settings(self.run_folder.config, self._parser("fit").dump(settings, skip_none=False))
-        self._checkpoint_step = step_of(found)
+        content = read_checkpoint(found)
+        if self.subcommand == "fit" and "optimizer_states" not in content:
+            raise ValueError(f"{found} has weights alone: it can be used and extended, but training cannot go on")
+        self._checkpoint_step = int(content["global_step"])
         return str(found)
 
     def _is_of_this_experiment(self, run: RunFolder) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ Split = Literal["train", "val", "test", "predict"]
 @dataclass
 class _State:
     transforms: dict[str, InputTransform] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
     rows: dict[Split, PairedRows] = field(default_factory=dict)
     readers: dict[Split, dict[str, Reader]] = field(default_factory=dict)
     dropout: dict[str, float] = field(default_factory=dict)
@@ -68,9 +69,15 @@ class PairedDataModule(LightningDataModule, ABC):
     def load(self, split: Split) -> PairedRows | None:
         """Return a split's rows, or None if there is no such split."""
 
-    def connect(self, transforms: Mapping[str, InputTransform]) -> None:
-        """Take each modality's transform; modalities without an expert are not read."""
+    def connect(self, transforms: Mapping[str, InputTransform], *, optional: Iterable[str] = ()) -> None:
+        """Take each modality's transform; modalities without an expert are not read.
+
+        Args:
+            transforms: By modality.
+            optional: Modalities that the data may lack: no row has them, then.
+        """
         self._paired.transforms = dict(transforms)
+        self._paired.optional = frozenset(optional)
 
     @property
     def transforms(self) -> dict[str, InputTransform]:
@@ -104,7 +111,9 @@ class PairedDataModule(LightningDataModule, ABC):
                 return None
             if len(rows) == 0:
                 raise ValueError(f"the {split} split of {type(self).__name__} has no rows")
-            if missing := self._paired.transforms.keys() - rows.sources.keys():
+            missing = self._paired.transforms.keys() - rows.sources.keys()
+            rows = rows.lacking(missing & self._paired.optional)
+            if missing := missing - self._paired.optional:
                 raise ValueError(
                     f"experts.{min(missing)}: {type(self).__name__} has no such modality; it has "
                     f"{', '.join(sorted(rows.sources))}"

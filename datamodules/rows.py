@@ -6,7 +6,7 @@ Legend: R rows of a split, B rows of a batch, M modalities.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from datamodules.batch import ABSENT, PairedBatch
 from datamodules.faults import Fault
-from datamodules.sources import Reader, Source, UnreadableInputsError
+from datamodules.sources import Reader, Source, Texts, UnreadableInputsError
 
 
 class RowIds(Sequence[str]):
@@ -102,6 +102,17 @@ class PairedRows:
                 raise ValueError(f"targets of {task!r} must be a torch tensor, not {type(target).__name__}")
             if len(target) != len(self.ids):
                 raise ValueError(f"targets of {task!r} have {len(target)} rows, not {len(self.ids)}")
+
+    def lacking(self, modalities: Collection[str]) -> PairedRows:
+        """Return the rows with further modalities, that none of them has."""
+        if not modalities:
+            return self
+        absent_R = np.full(len(self), ABSENT)
+        return replace(
+            self,
+            sources={**self.sources, **{modality: Texts([]) for modality in modalities}},
+            index={**self.index, **dict.fromkeys(modalities, absent_R)},
+        )
 
     def select(self, rows: NDArray[np.int64]) -> PairedRows:
         """Return some of the rows, over the same sources."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from datamodules.batch import ABSENT
 from datamodules.easy_vqa import EasyVQA
 from datamodules.noise import NUM_TALKERS, Noise, NoisyAudio
 from datamodules.paired import Split
@@ -36,6 +37,7 @@ class SpokenVQA(EasyVQA):
         folder: Where the recordings are kept.
         row: `question` is a row of easy-VQA, its question spoken by a voice drawn from those of its split;
             `recording` is a row for each recording, which has no image and no answer.
+        questions: `spoken` leaves the texts out, `written` the recordings; so rows have one or `both`.
         tasks: `answer`, and `question`: which of the 107 it is.
         train_voices: Another number leaves the other splits' voices, and the first of these, as they are.
         val_voices: A recording is of one of them.
@@ -60,6 +62,7 @@ class SpokenVQA(EasyVQA):
         *,
         folder: str | Path = "data/spoken_vqa",
         row: Literal["question", "recording"] = "question",
+        questions: Literal["both", "spoken", "written"] = "both",
         tasks: Sequence[Literal["answer", "question"]] = ("answer",),
         train_voices: int = 50,
         val_voices: int = 5,
@@ -77,6 +80,7 @@ class SpokenVQA(EasyVQA):
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, val_fraction=val_fraction)
         self.folder = Path(folder)
         self.row = row
+        self.questions = questions
         self.tasks = tasks
         self.noise = noise
         self.unseen_questions = unseen_questions
@@ -147,12 +151,17 @@ class SpokenVQA(EasyVQA):
         which = self.test_questions if split == "test" else "seen"
         asked = np.ones(len(self.texts), dtype=bool) if which == "all" else self.is_unseen == (which == "unseen")
         rows, voice_R = self._recorded(split, asked) if self.row == "recording" else self._asked(split, asked)
+        question_R = rows.index["question"]
+        if self.questions == "spoken":
+            rows = replace(rows, index={**rows.index, "question": np.full(len(rows), ABSENT)})
         if self.transforms and "speech" not in self.transforms:
             return rows
+        if self.questions == "written":
+            return rows.lacking({"speech"})
         return replace(
             rows,
             sources={**rows.sources, "speech": self._speech(split)},
-            index={**rows.index, "speech": voice_R * len(self.texts) + rows.index["question"]},
+            index={**rows.index, "speech": voice_R * len(self.texts) + question_R},
         )
 
     def _asked(self, split: Split, asked: NDArray[np.bool_]) -> tuple[PairedRows, NDArray[np.int64]]:

@@ -8,7 +8,8 @@ import pytest
 
 from tests.conftest import ROOT, Zygote
 
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+EXTENSIONS = sorted((ROOT / "configs" / "extend").glob("*.yaml"))
+CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*EXTENSIONS})
 FEW_VOICES = [f"--data.init_args.{split}_voices=1" for split in ("train", "val", "test")]
 # nothing is stored, so that only the inputs of one batch are encoded
 QUICK = ("--trainer.fast_dev_run", "true", "--model.feature_store", "null", "--data.init_args.batch_size", 8)
@@ -30,6 +31,31 @@ def test_fits(crossmodal: Zygote, tmp_path: Path, config: Path) -> None:
     assert "epoch 1/1" in output
     left = {path.name for path in tmp_path.iterdir()} - {path.name for path in tmp_path.glob("output-*.txt")}
     assert left == ({"data"} if is_spoken else set())
+
+
+@pytest.fixture(scope="module")
+def trained(crossmodal: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model that answers questions about pictures, and an expert for speech; neither is good."""
+    folder = tmp_path_factory.mktemp("trained")
+    quick = ("--data.init_args.batch_size", 8, "--trainer.max_epochs", 1, "--trainer.logger", "false")
+    quick += tuple(f"--trainer.limit_{split}_batches=1" for split in ("train", "val", "test"))
+    easy = ROOT / "configs" / "easy_vqa.yaml"
+    status, output = crossmodal.run("fit", "--config", easy, *quick, "--model.feature_store", "null", cwd=folder)
+    assert status == 0, output
+    speech = ROOT / "configs" / "experts" / "speech_to_question.yaml"
+    status, output = crossmodal.run("expert", "fit", "--config", speech, *quick, *FEW_VOICES, cwd=folder)
+    assert status == 0, output
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", EXTENSIONS, ids=lambda path: path.name)
+def test_extends(crossmodal: Zygote, trained: Path, config: Path) -> None:
+    command = ("extend", "--model", "runs/easy_vqa/0", "--expert", "speech=runs/experts/speech_to_question")
+    quick = (*FEW_VOICES, "--data.init_args.batch_size", 8)
+    status, output = crossmodal.run(*command, "--like", "question", "--config", config, *quick, cwd=trained)
+    assert status == 0, output
+    assert "unchanged: 3,822 rows of the val split without speech are answered as before, bit for bit" in output
 
 
 def test_a_trial_stores_tokens_and_leaves_no_run(crossmodal: Zygote, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ class Fusion(nn.Module, ABC):
     """From each modality's tokens to workspace tokens.
 
     Every modality is always passed; a row that lacks one has a mask of all false there, and what lies under
-    a false mask changes nothing. Rows may lack any modalities, even all.
+    a false mask changes nothing. Rows may lack any modalities, even all. Of the modalities that joined later those
+    are passed that the rows have: without them it computes just what it did before they joined.
 
     Args:
         modalities: Their names, in a fixed order.
@@ -33,6 +34,29 @@ class Fusion(nn.Module, ABC):
             raise ValueError(f"width must be at least 1, not {width}")
         self.modalities = tuple(modalities)
         self.width = width
+        self.joined: dict[str, set[str]] = {}
+
+    def join(self, modality: str) -> None:
+        """Let a modality join a trained model; `joined` has the names of its parameters and buffers.
+
+        Raises:
+            ValueError: This fusion takes no more than it was made for.
+        """
+        before = self.state_dict().keys()
+        self.add(modality)
+        self.joined[modality] = set(self.state_dict().keys() - before)
+
+    def add(self, modality: str) -> None:
+        """Add the parameters of one more modality.
+
+        Raises:
+            ValueError: This fusion takes no more than it was made for.
+        """
+        raise ValueError(f"{type(self).__name__} has no method `add`, so that no modality can join it")
+
+    def imitate(self, modality: str, like: str) -> None:
+        """Let a modality that joined be read as another one is."""
+        raise ValueError(f"{type(self).__name__} has no method `imitate`, so that {modality!r} cannot be like {like!r}")
 
     @abstractmethod
     def forward(self, tokens: dict[str, ExpertTokens]) -> Tensor:

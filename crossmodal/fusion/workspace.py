@@ -60,6 +60,21 @@ class WorkspaceFusion(Fusion):
         self.broadcast = CrossAttention(width, num_heads=num_heads)
         self.broadcast_mix = FeedForward(width, dropout=dropout)
         self.norm = nn.LayerNorm(width)
+        self.added_D = nn.ParameterDict()
+
+    def add(self, modality: str) -> None:
+        """Add what tells a modality's tokens from others."""
+        self.added_D[modality] = nn.Parameter(0.02 * torch.randn(self.width))
+
+    @torch.no_grad()
+    def imitate(self, modality: str, like: str) -> None:
+        """Let the tokens of a modality be those of another."""
+        self.added_D[modality].copy_(self._embeddings()[like])
+
+    def _embeddings(self) -> dict[str, Tensor]:
+        return dict(zip(self.modalities, self.modality_MD, strict=True)) | {
+            modality: self.added_D[modality] for modality in self.joined
+        }
 
     def forward(self, tokens: dict[str, ExpertTokens]) -> Tensor:
         """Fuse to the slots after the last round, shape (B, L, D)."""
@@ -73,11 +88,9 @@ class WorkspaceFusion(Fusion):
         return normed_BLD
 
     def _all_tokens(self, tokens: dict[str, ExpertTokens]) -> tuple[Tensor, Tensor]:
-        parts = [
-            tokens[modality].tokens_BND + embedding_D
-            for modality, embedding_D in zip(self.modalities, self.modality_MD, strict=True)
-        ]
-        masks = [tokens[modality].mask_BN for modality in self.modalities]
+        embeddings = {name: embedding_D for name, embedding_D in self._embeddings().items() if name in tokens}
+        parts = [tokens[modality].tokens_BND + embedding_D for modality, embedding_D in embeddings.items()]
+        masks = [tokens[modality].mask_BN for modality in embeddings]
         num_rows = len(masks[0])
         parts.append(self.null_D.expand(num_rows, 1, -1))
         masks.append(masks[0].new_ones(num_rows, 1))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datamodules.batch import ABSENT
 from datamodules.easy_vqa import EasyVQA
 from datamodules.noise import NoisyAudio
 from datamodules.paired import Split
@@ -49,6 +50,24 @@ def asked(rows: PairedRows) -> list[str]:
     source = rows.sources["question"]
     assert isinstance(source, Texts)
     return [source.texts[position] for position in rows.index["question"]]
+
+
+def test_questions_are_written_or_spoken_or_both(folder: Path) -> None:
+    both, spoken_alone, written = (
+        load(spoken(folder, questions=questions), "test") for questions in ("both", "spoken", "written")
+    )
+    assert (both.index["question"] >= 0).all()
+    assert (both.index["speech"] >= 0).all()
+    assert np.array_equal(spoken_alone.index["speech"], both.index["speech"])
+    assert (spoken_alone.index["question"] == ABSENT).all()
+    assert np.array_equal(written.index["question"], both.index["question"])
+    assert (written.index["speech"] == ABSENT).all()
+    assert list(both.ids) == list(spoken_alone.ids) == list(written.ids)
+
+
+def test_written_questions_need_no_recordings(tmp_path: Path) -> None:
+    load(spoken(tmp_path / "none", questions="written"), "train")
+    assert not (tmp_path / "none").exists()
 
 
 def test_rows_are_those_of_easy_vqa_and_say_their_question(folder: Path) -> None:

@@ -1,0 +1,206 @@
+"""What `crossmodal extend` does: a run whose model has one modality more, or one less, and else answers as before.
+
+Legend: B rows, C outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pytorch_lightning.cli import LightningArgumentParser
+from torch import Tensor
+
+from crossmodal import training_cli
+from crossmodal.checkpoints import AtomicCheckpointIO, CheckpointMismatchError, read_checkpoint
+from crossmodal.console import tame_chatter
+from crossmodal.encoding import Encoded, store_tokens
+from crossmodal.errors import TRACEBACK, place_in_own_code, refuse
+from crossmodal.experiment_cli import MISTAKES, DataAndModel
+from crossmodal.joining import answers
+from crossmodal.module import CrossModalModule
+from crossmodal.run_folder import RunFolder
+from datamodules.paired import PairedDataModule, Split
+
+MOST_ROWS = 10_000  # whose answers are compared
+
+
+class Answers:
+    """What a run's model answers to its own validation rows, or else to its test rows, without a modality.
+
+    Args:
+        run: Its configuration and data.
+        checkpoint: Its weights.
+        modality: That the rows lack.
+
+    Raises:
+        ValueError: The checkpoint does not fit the configuration.
+    """
+
+    def __init__(self, run: RunFolder, checkpoint: Path, modality: str) -> None:
+        experiment = DataAndModel(["--config", str(run.config)])
+        self.module: CrossModalModule = experiment.model
+        self.data: PairedDataModule = experiment.datamodule
+        self.modality = modality
+        load(self.module, checkpoint)
+        kept = {name: expert for name, expert in self.module.experts.items() if name != modality}
+        self.data.connect({name: expert.transform for name, expert in kept.items()}, optional=kept)
+        splits: tuple[Split, ...] = ("val", "test")
+        self.split = next((split for split in splits if self.data.rows(split) is not None), None)
+        if self.split is not None:
+            self.data.limit(self.split, MOST_ROWS)
+            store_tokens(
+                kept,
+                self.data,
+                self.module.feature_store,
+                (self.split,),
+                batch_size=self.module.encode_batch_size,
+                device=torch.device("cpu"),
+                report=_report,
+                show_progress=False,
+                num_workers=self.module.encode_workers,
+            )
+            self.before = self._of(self.module)
+
+    def _of(self, module: CrossModalModule) -> list[dict[str, Tensor]]:
+        assert self.split is not None
+        return answers(module.model, self.data.dataloader(self.split) or (), torch.device("cpu"))
+
+    def check(self, module: CrossModalModule) -> str:
+        """Say that another model answers the same, to the last bit.
+
+        Raises:
+            ValueError: It does not.
+        """
+        if self.split is None:
+            return f"not compared with the model before: its data has no rows to do so, {self.modality} apart"
+        num_rows = 0
+        for before, after in zip(self.before, self._of(module), strict=True):
+            for task, outputs_BC in before.items():
+                if not torch.equal(outputs_BC, after[task]):
+                    by = (outputs_BC - after[task]).abs().max().item()
+                    raise ValueError(
+                        f"the model's answers to rows without {self.modality} have changed, by up to {by:g} ({task}): "
+                        "its fusion or a head mixes what it should keep apart"
+                    )
+            num_rows += len(next(iter(before.values())))
+        return (
+            f"unchanged: {num_rows:,} rows of the {self.split} split without {self.modality} are answered as before, "
+            "bit for bit"
+        )
+
+
+def load(module: CrossModalModule, checkpoint: Path) -> dict[str, Any]:
+    """Give a module a checkpoint's weights; return the checkpoint.
+
+    Raises:
+        ValueError: It does not fit.
+    """
+    content = read_checkpoint(checkpoint)
+    try:
+        module.on_load_checkpoint(content)
+    except CheckpointMismatchError as error:
+        raise ValueError(f"{checkpoint} does not fit: {error}") from error
+    module.load_state_dict(content["state_dict"])
+    return content
+
+
+def extend(run: RunFolder, checkpoint: Path, modality: str, arguments: list[str]) -> int:
+    """Fit an experiment with one modality more, and check the rest; return the exit status.
+
+    Args:
+        run: That is extended.
+        checkpoint: Of the run.
+        modality: That joins.
+        arguments: Of `fit`.
+    """
+
+    class ExtendCLI(training_cli.TrainingCLI):
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+            self.config = parser.parse_args(["fit", *arguments])
+
+        def before_instantiate_classes(self) -> None:
+            super().before_instantiate_classes()
+            self.answers = Answers(run, checkpoint, modality)
+            self._set_seed()  # the run's own configuration has set its seed
+
+        def fit(self, **kwargs: Any) -> None:
+            super().fit(**kwargs)
+            if self.is_trial or self.run_folder is None:
+                return
+            best, last = (self.run_folder.checkpoint(name) for name in ("best", "last"))
+            if not last.exists():  # where nothing was to be trained
+                self.trainer.save_checkpoint(last)
+            load(self.model, best if best.exists() else last)
+            trained = sum(one.numel() for one in self.model.model.parameters() if one.requires_grad)
+            total = sum(one.numel() for one in self.model.model.parameters())
+            self.figures |= {"parameters/trained": trained, "parameters/all": total}
+            self.run_folder.write("metrics.json", self.figures)
+            print(f"trained: {trained:,} of {total:,} parameters ({trained / total:.2%})")
+            print(self.answers.check(self.model), flush=True)
+
+    return training_cli.main(ExtendCLI)
+
+
+def remove(run: RunFolder, checkpoint: Path, modality: str) -> int:
+    """Make a run without a modality that joined; return the exit status.
+
+    Args:
+        run: That has it.
+        checkpoint: Of the run.
+        modality: That leaves.
+    """
+    tame_chatter()
+    try:
+        _remove(run, checkpoint, modality)
+    except MISTAKES as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        return refuse(f"{place_in_own_code(error)}{error}", 1)
+    return 0
+
+
+def _remove(run: RunFolder, checkpoint: Path, modality: str) -> None:
+    before = Answers(run, checkpoint, modality)
+    config = without(yaml.safe_load(run.config.read_text()), modality)
+    folder = RunFolder.new(Path(config["runs"]), config["name"])
+    try:
+        folder.config.write_text(yaml.safe_dump(config, sort_keys=False))
+        module: CrossModalModule = DataAndModel(["--config", str(folder.config)]).model
+        content = read_checkpoint(checkpoint)
+        own = {f"model.{name}" for name in before.module.model.own_state(modality)}
+        weights = {name: value for name, value in content["state_dict"].items() if name not in own}
+        # what the optimizer knows is of the model that was
+        kept = {key: content[key] for key in ("epoch", "global_step", "pytorch-lightning_version", "outputs")}
+        frozen = {name: print_ for name, print_ in content["frozen_experts"].items() if name != modality}
+        made = folder.checkpoint("best" if checkpoint.stem == "best" else "last")
+        AtomicCheckpointIO().save_checkpoint({**kept, "frozen_experts": frozen, "state_dict": weights}, made)
+        load(module, made)
+        told = before.check(module)
+    except BaseException:
+        folder.remove()
+        raise
+    print(f"run: {folder.path}\n{told}\ncheckpoint: {made}")
+
+
+def without(config: dict[str, Any], modality: str) -> dict[str, Any]:
+    """Return an experiment's configuration without a modality that joined."""
+    config = copy.deepcopy(config)
+    model = config["model"]
+    del config["experts"][modality], model["joined"][modality]
+    for how in model["joined"].values():
+        how["like"] = None if how.get("like") == modality else how.get("like")
+    model["joined"] = model["joined"] or None
+    if isinstance(model.get("modality_dropout"), dict):
+        model["modality_dropout"].pop(modality, None)
+    aligned = [one for one in model.get("alignments") or [] if modality not in (one.get("init_args") or {}).values()]
+    return {**config, "model": {**model, "alignments": aligned or None}}
+
+
+def _report(encoded: Encoded) -> None:
+    if encoded.encoded:
+        print(encoded, flush=True)

