@@ -92,7 +92,7 @@ def print_figures(figures: dict[str, Any], paths: dict[str, Path]) -> None:
     """Print a run's figures, and where its files are."""
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in figures.items():
-        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else f"{value:,}")
     console = Console(soft_wrap=True)
     console.print(table)
     for name, path in paths.items():

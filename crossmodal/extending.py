@@ -136,11 +136,6 @@ def extend(run: RunFolder, checkpoint: Path, modality: str, arguments: list[str]
             if not last.exists():  # where nothing was to be trained
                 self.trainer.save_checkpoint(last)
             load(self.model, best if best.exists() else last)
-            trained = sum(one.numel() for one in self.model.model.parameters() if one.requires_grad)
-            total = sum(one.numel() for one in self.model.model.parameters())
-            self.figures |= {"parameters/trained": trained, "parameters/all": total}
-            self.run_folder.write("metrics.json", self.figures)
-            print(f"trained: {trained:,} of {total:,} parameters ({trained / total:.2%})")
             print(self.answers.check(self.model), flush=True)
 
     return training_cli.main(ExtendCLI)

@@ -217,6 +217,9 @@ class TrainingCLI(ExperimentCLI):
                 folder = self.run_folder.path / "checkpoints"
                 raise ValueError(f"{error}\n(training is done, and its checkpoints are in {folder})") from error
         figures |= {f"seconds/{part}": round(value, 3) for part, value in seconds.items()}
+        parameters = list(self.model.parameters())
+        figures["parameters/trained"] = sum(one.numel() for one in parameters if one.requires_grad)
+        figures["parameters/all"] = sum(one.numel() for one in parameters)
         if self.datamodule.quarantine is not None:
             figures |= self.datamodule.quarantine.counts
         self.figures = figures

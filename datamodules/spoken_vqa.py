@@ -38,6 +38,7 @@ class SpokenVQA(EasyVQA):
         row: `question` is a row of easy-VQA, its question spoken by a voice drawn from those of its split;
             `recording` is a row for each recording, which has no image and no answer.
         questions: `spoken` leaves the texts out, `written` the recordings; so rows have one or `both`.
+        train_share: Share of the training rows that there are; what a smaller share has, a larger one has too.
         tasks: `answer`, and `question`: which of the 107 it is.
         train_voices: Another number leaves the other splits' voices, and the first of these, as they are.
         val_voices: A recording is of one of them.
@@ -63,6 +64,7 @@ class SpokenVQA(EasyVQA):
         folder: str | Path = "data/spoken_vqa",
         row: Literal["question", "recording"] = "question",
         questions: Literal["both", "spoken", "written"] = "both",
+        train_share: float = 1.0,
         tasks: Sequence[Literal["answer", "question"]] = ("answer",),
         train_voices: int = 50,
         val_voices: int = 5,
@@ -81,6 +83,7 @@ class SpokenVQA(EasyVQA):
         self.folder = Path(folder)
         self.row = row
         self.questions = questions
+        self.train_share = train_share
         self.tasks = tasks
         self.noise = noise
         self.unseen_questions = unseen_questions
@@ -96,6 +99,8 @@ class SpokenVQA(EasyVQA):
                 "train_voices, val_voices and test_voices must be at least 1 each, and at most "
                 f"{len(VARIANTS)} together, not {', '.join(map(str, counts))}"
             )
+        if not 0 < self.train_share <= 1:
+            raise ValueError(f"train_share must be above 0 and at most 1, not {self.train_share}")
         if not 0 <= self.unseen_questions < 1:
             raise ValueError(f"unseen_questions must be at least 0 and below 1, not {self.unseen_questions}")
         if self.test_questions == "unseen" and not self.unseen_questions:
@@ -151,6 +156,10 @@ class SpokenVQA(EasyVQA):
         which = self.test_questions if split == "test" else "seen"
         asked = np.ones(len(self.texts), dtype=bool) if which == "all" else self.is_unseen == (which == "unseen")
         rows, voice_R = self._recorded(split, asked) if self.row == "recording" else self._asked(split, asked)
+        if split == "train" and self.train_share < 1:
+            order = np.random.default_rng([self.seed, 3]).permutation(len(rows))
+            kept = np.sort(order[: max(1, round(self.train_share * len(rows)))])
+            rows, voice_R = rows.select(kept), voice_R[kept]
         question_R = rows.index["question"]
         if self.questions == "spoken":
             rows = replace(rows, index={**rows.index, "question": np.full(len(rows), ABSENT)})

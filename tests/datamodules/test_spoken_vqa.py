@@ -65,6 +65,16 @@ def test_questions_are_written_or_spoken_or_both(folder: Path) -> None:
     assert list(both.ids) == list(spoken_alone.ids) == list(written.ids)
 
 
+def test_a_share_of_the_training_rows(folder: Path) -> None:
+    whole, tenth, hundredth = (load(spoken(folder, train_share=share), "train") for share in (1.0, 0.1, 0.01))
+    assert [len(tenth), len(hundredth)] == [round(len(whole) / 10), round(len(whole) / 100)]
+    assert set(hundredth.ids) < set(tenth.ids) < set(whole.ids)
+    place = {name: row for row, name in enumerate(whole.ids)}
+    rows = [place[name] for name in tenth.ids]
+    assert np.array_equal(tenth.index["speech"], whole.index["speech"][rows])
+    assert len(load(spoken(folder, train_share=0.01), "val")) == len(load(spoken(folder), "val"))
+
+
 def test_written_questions_need_no_recordings(tmp_path: Path) -> None:
     load(spoken(tmp_path / "none", questions="written"), "train")
     assert not (tmp_path / "none").exists()
