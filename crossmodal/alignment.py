@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -84,6 +84,11 @@ class Alignment(nn.Module, ABC):
         """What its loss is called."""
         return f"{type(self).__name__}/{self.source}-{self.target}"
 
+    @property
+    def needs_frozen_target(self) -> bool:
+        """Whether tokens of the target are kept, which must not change meanwhile."""
+        return False
+
     def pairs(self, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> Pairs | None:
         """Return what is to be aligned of a batch, or None if no row has both modalities."""
         both_B = batch.present(self.source) & batch.present(self.target)
@@ -148,6 +153,11 @@ class Contrastive(Alignment):
         self.register_buffer("queue_ids_E", torch.full((queue,), NO_INPUT))
         self.register_buffer("queue_next", torch.tensor(0))
 
+    @property
+    def needs_frozen_target(self) -> bool:
+        """Whether there is a queue."""
+        return len(self.queue_ED) > 0
+
     def scale(self) -> Tensor:
         """Return what similarities are multiplied by."""
         if self.training:
@@ -201,7 +211,7 @@ class SigLIP(Contrastive):
         target: The modality that it is aligned to.
         weight: Of the loss.
         temperature: With which training begins; it is learned.
-        queue: So many targets of earlier batches are candidates too.
+        queue: So many targets of earlier batches are candidates too, for a frozen target.
     """
 
     def __init__(
@@ -230,9 +240,13 @@ class Alignments(nn.Module):
 
     Args:
         alignments: Of whatever modalities.
+        trained: The modalities whose experts train.
+
+    Raises:
+        ValueError: One stands twice, or keeps targets that change.
     """
 
-    def __init__(self, alignments: Iterable[Alignment]) -> None:
+    def __init__(self, alignments: Iterable[Alignment], *, trained: Collection[str] = ()) -> None:
         super().__init__()
         self.alignments = nn.ModuleList(alignments)
         pairs = dict.fromkeys((one.source, one.target) for one in self.all)
@@ -240,6 +254,11 @@ class Alignments(nn.Module):
         names = [one.name for one in self.all]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"model.alignments: {twice} stands twice")
+        if stale := next((one for one in self.all if one.needs_frozen_target and one.target in trained), None):
+            raise ValueError(
+                f"model.alignments: {stale.name} has a `queue`, but the expert for {stale.target!r} trains, and the "
+                f"queue's targets would be of older weights: set `queue: 0`, or freeze experts.{stale.target}"
+            )
 
     @property
     def all(self) -> list[Alignment]:

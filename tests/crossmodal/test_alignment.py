@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from torch import Tensor, multiprocessing
 from torch.nn import functional as F
 
 from crossmodal.alignment import Alignment, Alignments, InfoNCE, Regression, SigLIP
+from crossmodal.module import CrossModalModule
 from datamodules.batch import PairedBatch
-from experts.base import ExpertTokens
+from experts.base import Expert, ExpertTokens
+from experts.image import ImageExpert
 
 WIDTH = 6
 WIDTHS = {"speech": WIDTH, "text": WIDTH, "image": 3}
@@ -116,6 +119,25 @@ def test_the_temperature_is_still_learned_at_its_limit(temperature: float) -> No
 def test_one_alignment_stands_twice() -> None:
     with pytest.raises(ValueError, match=r"model.alignments: InfoNCE/speech-text stands twice"):
         Alignments(InfoNCE(WIDTHS, source="speech", target="text") for _ in range(2))
+
+
+@pytest.mark.parametrize("kind", [InfoNCE, SigLIP])
+def test_a_queue_is_of_a_frozen_target(kind: Callable[..., Alignment]) -> None:
+    def module(**image: Any) -> CrossModalModule:
+        options = {"pretrained": False, "image_size": 32, "freeze": False}
+        experts: dict[str, Expert] = {
+            "photo": ImageExpert("test_efficientnet", **options),
+            "sketch": ImageExpert("test_efficientnet", **options | image),
+        }
+        alignment = partial(kind, source="photo", target="sketch", queue=4 if image else 0)
+        return CrossModalModule(experts, {}, alignments=[alignment])
+
+    name = f"{kind.__name__}/photo-sketch"
+    told = f"model.alignments: {name} has a `queue`, but the expert for 'sketch' trains, .*: set `queue: 0`, or freeze"
+    with pytest.raises(ValueError, match=told):
+        module(freeze=False)
+    module(freeze=True)
+    module()  # without a queue
 
 
 @pytest.mark.parametrize("kind", KINDS)
