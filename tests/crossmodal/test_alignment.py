@@ -6,19 +6,17 @@ import math
 import socket
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, multiprocessing
+from torch import Tensor
 from torch.nn import functional as F
 
 from crossmodal.alignment import Alignment, Alignments, Contrastive, InfoNCE, Regression, SigLIP
-from crossmodal.module import CrossModalModule
 from datamodules.batch import PairedBatch
-from experts.base import Expert, ExpertTokens
-from experts.image import ImageExpert
+from experts.base import ExpertTokens
 
 WIDTH = 6
 WIDTHS = {"speech": WIDTH, "text": WIDTH, "image": 3}
@@ -122,25 +120,6 @@ def test_one_alignment_stands_twice() -> None:
         Alignments(InfoNCE(WIDTHS, source="speech", target="text") for _ in range(2))
 
 
-@pytest.mark.parametrize("kind", [InfoNCE, SigLIP])
-def test_a_queue_is_of_a_frozen_target(kind: Callable[..., Alignment]) -> None:
-    def module(**image: Any) -> CrossModalModule:
-        options = {"pretrained": False, "image_size": 32, "freeze": False}
-        experts: dict[str, Expert] = {
-            "photo": ImageExpert("test_efficientnet", **options),
-            "sketch": ImageExpert("test_efficientnet", **options | image),
-        }
-        alignment = partial(kind, source="photo", target="sketch", queue=4 if image else 0)
-        return CrossModalModule(experts, {}, alignments=[alignment])
-
-    name = f"{kind.__name__}/photo-sketch"
-    told = f"model.alignments: {name} has a `queue`, but the expert for 'sketch' trains, .*: set `queue: 0`, or freeze"
-    with pytest.raises(ValueError, match=told):
-        module(freeze=False)
-    module(freeze=True)
-    module()  # without a queue
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_without_pairs_has_no_loss(kind: Callable[..., Alignment]) -> None:
     apart = batch_of([0, -1], [-1, 0], [5])
@@ -214,13 +193,12 @@ def one_rank(rank: int, port: int, results: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def told_two_devices() -> list[tuple[Told, Told]]:
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
+def told_two_devices(processes: ForkServerContext) -> list[tuple[Told, Told]]:
+    results = processes.Queue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = [context.Process(target=one_rank, args=(rank, port, results)) for rank in range(2)]
+    started = [processes.Process(target=one_rank, args=(rank, port, results)) for rank in range(2)]
     for process in started:
         process.start()
     (_, first), (_, second) = sorted(results.get(timeout=120) for _ in started)
