@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import get_world_size, is_initialized
 from torch.nn import functional as F
 
+from crossmodal.peers import gathered, has_peers
 from crossmodal.retrieval import Retrieval, first_of_each
 from datamodules.batch import PairedBatch
 from experts.base import ExpertTokens
@@ -84,6 +84,11 @@ class Alignment(nn.Module, ABC):
         """What its loss is called."""
         return f"{type(self).__name__}/{self.source}-{self.target}"
 
+    @property
+    def needs_frozen_target(self) -> bool:
+        """Whether tokens of the target are kept, which must not change meanwhile."""
+        return False
+
     def pairs(self, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> Pairs | None:
         """Return what is to be aligned of a batch, or None if no row has both modalities."""
         both_B = batch.present(self.source) & batch.present(self.target)
@@ -96,8 +101,15 @@ class Alignment(nn.Module, ABC):
 
     def forward(self, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> dict[str, Tensor]:
         """Return the weighted loss by its name; nothing where no row has both modalities."""
-        pairs = self.pairs(tokens, batch)
-        return {} if pairs is None else {self.name: self.weight * self.loss(pairs)}
+        pairs = self.pairs(tokens, batch) or self.no_pairs(tokens)
+        if pairs is None:
+            return {}
+        loss = self.loss(pairs)
+        return {self.name: self.weight * loss} if len(pairs.own_B) or loss.requires_grad else {}
+
+    def no_pairs(self, tokens: Mapping[str, ExpertTokens]) -> Pairs | None:
+        """Return what takes part for a batch without pairs, whose loss is zero, or None if nothing needs to."""
+        return None
 
     @abstractmethod
     def loss(self, pairs: Pairs) -> Tensor:
@@ -148,6 +160,22 @@ class Contrastive(Alignment):
         self.register_buffer("queue_ids_E", torch.full((queue,), NO_INPUT))
         self.register_buffer("queue_next", torch.tensor(0))
 
+    @property
+    def needs_frozen_target(self) -> bool:
+        """Whether there is a queue."""
+        return len(self.queue_ED) > 0
+
+    def no_pairs(self, tokens: Mapping[str, ExpertTokens]) -> Pairs | None:
+        """Return no rows and no targets where other devices wait for them: the loss is zero, and keeps the graph."""
+        if not has_peers():
+            return None
+        nothing_0D, none_0 = self.queue_ED[:0].float(), self.queue_ids_E[:0]
+        source_0D, target_0D = (
+            tokens[modality].mean().float()[:0] if modality in tokens else nothing_0D
+            for modality in (self.source, self.target)
+        )
+        return Pairs(source_0D, target_0D, none_0, none_0)
+
     def scale(self) -> Tensor:
         """Return what similarities are multiplied by."""
         if self.training:
@@ -183,12 +211,14 @@ class InfoNCE(Contrastive):
         """Return the mean of both directions."""
         source_BD = F.normalize(pairs.source_BD, dim=1)
         targets, _ = self.candidates(pairs)
-        forth = F.cross_entropy(self.scale() * source_BD @ targets.T, pairs.own_B)
+        reduction = "mean" if len(source_BD) else "sum"  # a mean of nothing is not a number
+        forth = F.cross_entropy(self.scale() * source_BD @ targets.T, pairs.own_B, reduction=reduction)
         others_ED, others_E = gathered(source_BD, pairs.own_ids)
         sources, owners = torch.cat([source_BD, others_ED]), torch.cat([pairs.own_ids, others_E])
         log_shares = (self.scale() * targets[: len(pairs.ids_U)] @ sources.T).log_softmax(1)
         is_own = owners == pairs.ids_U.unsqueeze(1)
-        back = -(log_shares.masked_fill(~is_own, 0).sum(1) / is_own.sum(1)).mean()
+        shares_U = log_shares.masked_fill(~is_own, 0).sum(1) / is_own.sum(1)
+        back = -(shares_U.mean() if len(shares_U) else shares_U.sum())
         return (forth + back) / 2
 
 
@@ -201,7 +231,7 @@ class SigLIP(Contrastive):
         target: The modality that it is aligned to.
         weight: Of the loss.
         temperature: With which training begins; it is learned.
-        queue: So many targets of earlier batches are candidates too.
+        queue: So many targets of earlier batches are candidates too, for a frozen target.
     """
 
     def __init__(
@@ -222,7 +252,8 @@ class SigLIP(Contrastive):
         targets, ids = self.candidates(pairs)
         logits = self.scale() * F.normalize(pairs.source_BD, dim=1) @ targets.T + self.bias
         is_own = ids == pairs.own_ids.unsqueeze(1)
-        return -F.logsigmoid(torch.where(is_own, logits, -logits)).sum(1).mean()
+        losses_B = -F.logsigmoid(torch.where(is_own, logits, -logits)).sum(1)
+        return losses_B.mean() if len(losses_B) else losses_B.sum()
 
 
 class Alignments(nn.Module):
@@ -230,9 +261,13 @@ class Alignments(nn.Module):
 
     Args:
         alignments: Of whatever modalities.
+        trained: The modalities whose experts train.
+
+    Raises:
+        ValueError: One stands twice, or keeps targets that change.
     """
 
-    def __init__(self, alignments: Iterable[Alignment]) -> None:
+    def __init__(self, alignments: Iterable[Alignment], *, trained: Collection[str] = ()) -> None:
         super().__init__()
         self.alignments = nn.ModuleList(alignments)
         pairs = dict.fromkeys((one.source, one.target) for one in self.all)
@@ -240,6 +275,11 @@ class Alignments(nn.Module):
         names = [one.name for one in self.all]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"model.alignments: {twice} stands twice")
+        if stale := next((one for one in self.all if one.needs_frozen_target and one.target in trained), None):
+            raise ValueError(
+                f"model.alignments: {stale.name} has a `queue`, but the expert for {stale.target!r} trains, and the "
+                f"queue's targets would be of older weights: set `queue: 0`, or freeze experts.{stale.target}"
+            )
 
     @property
     def all(self) -> list[Alignment]:
@@ -265,23 +305,3 @@ class Alignments(nn.Module):
                 figures |= retrieval.compute()
                 retrieval.reset()
         return figures
-
-
-def gathered(vectors: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the vectors (E, D) and ids (E,) of all other devices; gradients go back to them."""
-    if not is_initialized() or get_world_size() == 1:
-        return vectors[:0], ids[:0]
-    from torch.distributed import all_gather, all_gather_object, get_rank
-    from torch.distributed.nn.functional import all_gather as all_gather_with_gradients
-
-    counts: list[int] = [0] * get_world_size()
-    all_gather_object(counts, len(vectors))
-    missing = max(counts) - len(vectors)
-    every_vector: list[Tensor] = all_gather_with_gradients(F.pad(vectors, (0, 0, 0, missing)).contiguous())  # type: ignore[no-untyped-call]
-    every_id = [ids.new_empty(max(counts)) for _ in counts]
-    all_gather(every_id, F.pad(ids, (0, missing)).contiguous())
-    others = [rank for rank in range(len(counts)) if rank != get_rank()]
-    return (
-        torch.cat([every_vector[rank][: counts[rank]] for rank in others]),
-        torch.cat([every_id[rank][: counts[rank]] for rank in others]),
-    )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 from rich.table import Table
 
@@ -62,6 +63,20 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def name_of_epoch(trainer: Trainer, number: int) -> str:
+    """Return an epoch's number, from 1, and that of the last one, if there is one."""
+    last = trainer.max_epochs
+    return f"{number + 1}/{last}" if last is not None and last > 0 else f"{number + 1}"
+
+
+class EpochBar(RichProgressBar):
+    """A progress bar that counts epochs as everything else here does, from 1."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        description = f"Epoch {name_of_epoch(self.trainer, current_epoch)}"
+        return description.ljust(len(self.validation_description))  # of one width, or the bar flickers
+
+
 class EpochLines(Callback):
     """One line an epoch, where no terminal shows a progress bar."""
 
@@ -83,7 +98,7 @@ class EpochLines(Callback):
             shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
             seconds = time.perf_counter() - self._began
             print(
-                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}  {seconds:.1f} s",
+                f"epoch {name_of_epoch(trainer, trainer.current_epoch)}  {shown}  {seconds:.1f} s",
                 flush=True,
             )
 

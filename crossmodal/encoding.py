@@ -163,7 +163,9 @@ def _store_modality(
         device,
     )
     fingerprint = expert.fingerprint()
-    todo = _not_stored(wanted, store.open(fingerprint))
+    there = store.open(fingerprint)
+    _try_to_read(wanted, there)
+    todo = _not_stored(wanted, there)
     began = flushed = time.perf_counter()
     faults: dict[bytes, Fault] = {}
     num_todo = sum(len(inputs.positions) for inputs in todo)
@@ -265,6 +267,13 @@ def _wanted_inputs(modality: str, expert: Expert, data: PairedDataModule, splits
             usable, keys, faults = read_usable(source.keys, positions)
             wanted.append(_Inputs(split, reader, usable, np.empty(0, KEY_TYPE) if keys is None else keys, faults))
     return wanted
+
+
+def _try_to_read(wanted: Iterable[_Inputs], stored: StoredTokens) -> None:
+    """Read each split's first input, if it would not be: a column of another type would go unnoticed."""
+    for inputs in wanted:
+        if (stored.find(inputs.keys[:1]) >= 0).any():
+            inputs.reader.read(inputs.positions[:1])
 
 
 def _not_stored(wanted: Iterable[_Inputs], stored: StoredTokens) -> list[_Inputs]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,8 @@ Train one expert alone: on a task of its own (model.heads), or such that its tok
 
   --config FILE      the experiment; see configs/experts
   --output FOLDER    by default runs/experts/NAME
-  --overwrite        replace a folder that is there, when training is done
+  --overwrite        replace a folder that is there, when training is done; without it, one that appears during
+                     training is left as it is, and the expert is written beside it, as FOLDER-1
   --keep_lora        keep the changes of LoRA beside the layers that they change; else they are added to them
   --KEY VALUE        any key of the YAML, as `crossmodal fit --help` lists them; --ckpt_path last goes on with a run
 """
@@ -70,7 +73,7 @@ def main(options: Options, arguments: list[str]) -> int:
             folder = self.folder
             if folder.exists() and not options.overwrite:
                 raise ValueError(f"{folder} is there; give another --output, or --overwrite")
-            if folder.exists() and any(folder.iterdir()) and not (folder / "expert.yaml").exists():
+            if folder.exists() and not _may_be_replaced(folder):
                 raise ValueError(f"{folder} is no expert folder, and is not overwritten; give another --output")
 
         @property
@@ -88,16 +91,40 @@ def main(options: Options, arguments: list[str]) -> int:
             super().fit(**kwargs)
             if self.is_trial or self.run_folder is None:
                 return
-            from experts.saved import save_expert
-
             expert = self.model.experts[self.modality]
             settings = self._parser("fit").dump(self.settings, skip_none=False)
             specification = _specification(settings, self.modality)
-            card = _card(self.modality, specification, settings, self.figures, self.folder, self.run_folder.path)
-            save_expert(self.folder, specification, expert, card, merge=not options.keep_lora)
-            print(f"expert: {self.folder}", flush=True)
+
+            def save(folder: Path, *, replace: bool) -> None:
+                from experts.saved import save_expert
+
+                assert self.run_folder is not None
+                card = _card(self.modality, specification, settings, self.figures, folder, self.run_folder.path)
+                save_expert(folder, specification, expert, card, merge=not options.keep_lora, replace=replace)
+
+            _save(self.folder, save, overwrite=options.overwrite)
 
     return training_cli.main(ExpertCLI)
+
+
+def _save(folder: Path, save: Callable[..., None], *, overwrite: bool) -> None:
+    """Save in a folder, or beside what came there during training: neither that nor the expert may be lost."""
+    for number in itertools.count():
+        place = folder.with_name(f"{folder.name}-{number}") if number else folder
+        try:
+            save(place, replace=overwrite and number == 0 and _may_be_replaced(place))
+            break
+        except FileExistsError:
+            if not place.exists():  # something else is in the way
+                raise
+    why = f" ({folder} appeared during training, and is left as it is)" if number else ""
+    print(f"expert: {place}{why}", flush=True)
+
+
+def _may_be_replaced(folder: Path) -> bool:
+    from experts.saved import is_expert_folder
+
+    return folder.is_dir() and (is_expert_folder(folder) or not any(folder.iterdir()))
 
 
 def _specification(settings: str, modality: str) -> dict[str, Any]:

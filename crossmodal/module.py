@@ -123,7 +123,8 @@ class CrossModalModule(LightningModule):
         made = {task: head(width, len(outputs[task])) for task, head in heads.items()}
         self.model = CrossModalModel(experts, built, made, newcomer=newcomer)
         widths = {modality: expert.width for modality, expert in experts.items()}
-        self.alignments = Alignments(alignment(widths) for alignment in alignments or ())
+        trained = [modality for modality, expert in experts.items() if not expert.frozen]
+        self.alignments = Alignments((alignment(widths) for alignment in alignments or ()), trained=trained)
         self.objective = objective or TaskObjective()
         self.outputs = outputs
         self.modality_dropout = dropout_rates(modality_dropout, experts)

@@ -51,9 +51,15 @@ def predict(
         limit: Only so many rows, the first.
 
     Raises:
-        ValueError: The file is of another kind, another process writes it, or there are no rows to predict.
+        ValueError: The model has no heads, the file is of another kind, another process writes it, or there are no
+            rows to predict.
         Interrupted: It was asked to end, by SIGTERM.
     """
+    if not model.model.heads:
+        raise ValueError(
+            "model.heads: there is none, so there is nothing to predict; `crossmodal test` measures how well "
+            "model.alignments do, and `crossmodal expert fit` keeps the expert that they trained"
+        )
     columns = {task: [f"{head.reported}/{name}" for name in model.outputs[task]] for task, head in model.heads}
     rows = _rows_to_predict(trainer, data, limit)
     parts = PredictionParts(path)

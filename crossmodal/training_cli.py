@@ -11,7 +11,7 @@ from typing import IO, Any, ClassVar
 from jsonargparse.typing import PositiveInt
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger, WandbLogger
 
@@ -24,7 +24,7 @@ from crossmodal.checkpoints import (
     read_checkpoint,
     refuse_other_settings,
 )
-from crossmodal.console import EpochLines, is_terminal, print_figures, tame_chatter
+from crossmodal.console import EpochBar, EpochLines, is_terminal, print_figures, tame_chatter
 from crossmodal.errors import TRACEBACK, place_in_own_code, refuse, say_how_to_go_on
 from crossmodal.experiment_cli import MISTAKES, ExperimentCLI
 from crossmodal.predictions import predict
@@ -133,9 +133,10 @@ class TrainingCLI(ExperimentCLI):
         settings = self._get(self.config_init, "trainer")
         callbacks = _as_list(settings.callbacks)
         own: list[Callback] = [RandomState(), DataWait()]
-        if settings.enable_progress_bar is None and not any(isinstance(one, ProgressBar) for one in callbacks):
-            own.append(RichProgressBar() if is_terminal() else EpochLines())
-            kwargs["enable_progress_bar"] = is_terminal()
+        wants_bar: bool | None = settings.enable_progress_bar
+        if wants_bar is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
+            kwargs["enable_progress_bar"] = has_bar = wants_bar or is_terminal()
+            own.append(EpochBar() if has_bar else EpochLines())
         if self.subcommand == "fit" and not self.is_trial:
             self.run_folder = self._folder_to_fit_in()
             TrainingCLI.has_run = True

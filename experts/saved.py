@@ -91,8 +91,21 @@ class SavedExpert(Expert):
         return {**super().describe(), "expert": self.network.describe()}
 
 
-def save_expert(folder: Path, specification: dict[str, Any], expert: Expert, card: str, *, merge: bool = True) -> None:
-    """Write an expert folder, whole or not at all; it takes the place of one that is there.
+def is_expert_folder(folder: Path) -> bool:
+    """Return whether this is what `save_expert` writes."""
+    return (folder / SPECIFICATION).is_file()
+
+
+def save_expert(
+    folder: Path,
+    specification: dict[str, Any],
+    expert: Expert,
+    card: str,
+    *,
+    merge: bool = True,
+    replace: bool = True,
+) -> None:
+    """Write an expert folder, whole or not at all.
 
     Args:
         folder: To write.
@@ -100,7 +113,13 @@ def save_expert(folder: Path, specification: dict[str, Any], expert: Expert, car
         expert: As it was built from these, and trained.
         card: What a reader should know of it, in Markdown.
         merge: Add the changes of LoRA to the layers, so that nothing tells that they were made.
+        replace: It takes the place of one that is there.
+
+    Raises:
+        FileExistsError: Something is there, and is not to be replaced.
     """
+    if folder.exists() and not replace:
+        raise FileExistsError(f"{folder} is there")
     expert, specification = _plain(expert, specification, merge=merge)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in expert.state_dict().items()}
     content = {"version": VERSION, "width": expert.width, "expert": _unfrozen(specification)}
@@ -112,18 +131,25 @@ def save_expert(folder: Path, specification: dict[str, Any], expert: Expert, car
         save_file(state, unfinished / WEIGHTS, {"format": "pt"})
         (unfinished / WEIGHTS).chmod(0o666 & ~_umask())  # it writes files for the owner alone
         unfinished.chmod(0o777 & ~_umask())
-        old = folder.with_name(f"{unfinished.name}.old")
-        if folder.exists():
-            folder.rename(old)
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        _put(unfinished, folder, replace=replace)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _put(unfinished: Path, folder: Path, *, replace: bool) -> None:
+    """Give a folder its name; one that had it is removed, or put back if that fails."""
+    old = folder.with_name(f"{unfinished.name}.old")
+    if folder.exists() and replace:
+        folder.rename(old)
+    try:
+        unfinished.rename(folder)  # fails where there is a folder with anything in it, or a file
+    except OSError as error:
+        if old.exists():
+            old.rename(folder)
+        if not replace and folder.exists():
+            raise FileExistsError(f"{folder} is there") from error
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _plain(expert: Expert, specification: dict[str, Any], *, merge: bool) -> tuple[Expert, dict[str, Any]]:

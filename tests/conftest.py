@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,14 @@ def crossmodal() -> Iterator[Zygote]:
     yield zygote
     zygote.process.kill()
     zygote.process.wait()
+
+
+@pytest.fixture(scope="session")
+def processes() -> ForkServerContext:
+    """One process that has torch imported forks all that a test starts to call a function."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "hypothesis", "crossmodal.feature_store", "crossmodal.alignment"])
+    return context
 
 
 @pytest.fixture(scope="session", autouse=True)

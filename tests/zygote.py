@@ -33,8 +33,20 @@ def run(request: dict) -> None:
     os._exit(status)
 
 
-for name in ("wandb", "crossmodal.training_cli", "datamodules.easy_vqa", "experts.image", "experts.text"):
-    importlib.import_module(name)  # for its cost
+HEAVY = (
+    "wandb.wandb_run",
+    "transformers.models.bert.modeling_bert",  # what loading it takes is most of a small command's time
+    "crossmodal.training_cli",
+    "crossmodal.fusion.workspace",
+    "datamodules.easy_vqa",
+    "datamodules.manifest",
+    "datamodules.synthetic",
+    "experts.audio.spectrogram",
+    "experts.image",
+    "experts.text",
+)
+for name in HEAVY:
+    importlib.import_module(name)
 print("ready", flush=True)
 for line in sys.stdin:
     request = json.loads(line)

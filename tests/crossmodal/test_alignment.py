@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, multiprocessing
+from torch import Tensor
 from torch.nn import functional as F
 
-from crossmodal.alignment import Alignment, Alignments, InfoNCE, Regression, SigLIP
+from crossmodal.alignment import Alignment, Alignments, Contrastive, InfoNCE, Regression, SigLIP
 from datamodules.batch import PairedBatch
 from experts.base import ExpertTokens
 
@@ -157,38 +159,67 @@ def test_what_cannot_be_aligned(arguments: dict[str, Any], told: str) -> None:
         InfoNCE(WIDTHS, **{"source": "speech", "target": "text", **arguments})
 
 
-def one_rank(rank: int, port: int, kind: type[Alignment], results: Any) -> None:
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    rows = [slice(0, 2), slice(2, 4)][rank]
-    sounds = SOUNDS.clone().requires_grad_()
+Told = tuple[float, list[list[float]]]  # a loss, and its gradient
+# by device which of the four rows that have both it has, and whether the target trains, too
+SHARED: list[tuple[type[Contrastive], list[list[int]], bool]] = [
+    (SigLIP, [[0, 1], [2, 3]], False),
+    *((kind, [[0, 1, 2, 3], []], both) for kind in (SigLIP, InfoNCE) for both in (True, False)),
+    (InfoNCE, [[], []], True),
+]
+
+
+def one_step(kind: type[Contrastive], rows: list[int], *, both_train: bool) -> Told:
     used, own = OWN[rows].unique(return_inverse=True)
-    batch = batch_of([0, 1], own.tolist(), used.tolist())
-    value = kind(WIDTHS, source="speech", target="text").train()(
-        {"speech": tokens_of(sounds[rows]), "text": tokens_of(TEXTS[used])}, batch
-    )
-    (loss,) = value.values()
+    sounds, texts = SOUNDS.clone().requires_grad_(), TEXTS.clone().requires_grad_(both_train)
+    if rows:
+        tokens = {"speech": tokens_of(sounds[rows]), "text": tokens_of(texts[used])}
+        batch = batch_of(list(range(len(rows))), own.tolist(), used.tolist())
+    else:  # two sounds without a text
+        batch, tokens = batch_of([0, 1], [-1, -1], [0]), {"speech": tokens_of(sounds[:2])}
+    alignment = kind(WIDTHS, source="speech", target="text").train()
+    with torch.no_grad():
+        assert len(alignment(tokens, batch)) == bool(rows)  # a zero would only blur what is measured
+    (loss,) = alignment(tokens, batch).values()
     loss.backward()
-    results.put((rank, loss.item(), sounds.grad.tolist()))  # type: ignore[union-attr]
+    assert all(parameter.grad is not None for parameter in alignment.parameters())
+    return loss.item(), sounds.grad.tolist()  # type: ignore[union-attr]
 
 
-def test_other_devices_have_candidates_too() -> None:
-    """SigLIP sums over all targets: two devices' mean is what one device says of all rows."""
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
+def one_rank(rank: int, port: int, results: Any) -> None:
+    torch.distributed.init_process_group(
+        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    results.put((rank, [one_step(kind, rows[rank], both_train=both) for kind, rows, both in SHARED]))
+
+
+@pytest.fixture(scope="module")
+def told_two_devices(processes: ForkServerContext) -> list[tuple[Told, Told]]:
+    results = processes.Queue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = [context.Process(target=one_rank, args=(rank, port, SigLIP, results)) for rank in range(2)]
+    started = [processes.Process(target=one_rank, args=(rank, port, results)) for rank in range(2)]
     for process in started:
         process.start()
-    found = sorted(results.get(timeout=120) for _ in started)
+    (_, first), (_, second) = sorted(results.get(timeout=120) for _ in started)
     for process in started:
         process.join()
-    whole = SigLIP(WIDTHS, source="speech", target="text")
+    return list(zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("number", range(len(SHARED)))
+def test_other_devices_have_candidates_too(told_two_devices: list[tuple[Told, Told]], number: int) -> None:
+    """SigLIP sums over all targets: two devices' mean is what one device says of all rows; one may have no rows."""
+    kind, rows, _ = SHARED[number]
+    whole = kind(WIDTHS, source="speech", target="text")
     sounds = SOUNDS.clone().requires_grad_()
     batch = batch_of([0, 1, 2, 3], OWN.tolist(), [0, 1, 2])
     (expected,) = whole({"speech": tokens_of(sounds), "text": tokens_of(TEXTS)}, batch).values()
     expected.backward()
-    assert math.fsum(loss for _, loss, _ in found) / 2 == pytest.approx(float(expected), rel=1e-4)
-    gradients = sum(torch.tensor(gradient) for _, _, gradient in found) / 2
-    torch.testing.assert_close(gradients, sounds.grad, rtol=1e-4, atol=1e-6)
+    assert sounds.grad is not None
+    losses, gradients = zip(*told_two_devices[number], strict=True)
+    num_with_rows = len(list(filter(None, rows)))
+    assert math.fsum(losses) == pytest.approx(num_with_rows * float(expected), rel=1e-4)
+    assert all(loss == 0 for loss, own in zip(losses, rows, strict=True) if not own)
+    summed = torch.tensor(gradients).sum(0)
+    torch.testing.assert_close(summed, num_with_rows * sounds.grad, rtol=1e-4, atol=1e-6)

@@ -11,7 +11,11 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from crossmodal.expert_cli import _save
+from experts.features import FeatureExpert
+from experts.saved import SavedExpert, save_expert
 from tests.conftest import ROOT, Zygote
+from tests.experts.test_saved import FEATURES
 
 DOTS = ROOT / "configs" / "dots.yaml"
 TRAINED = ("--experts.image.init_args.freeze", "false", "--experts.image.init_args.augment", "false")
@@ -111,6 +115,44 @@ def test_a_folder_that_is_there_is_kept(crossmodal: Zygote, fitted: tuple[Path, 
     assert status == 1
     assert "mine is no expert folder, and is not overwritten" in output
     assert (folder / "mine" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_appears_during_training_is_kept_and_so_is_the_expert(
+    tmp_path: Path, overwrite: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "dots"
+    saved = []
+
+    def save(place: Path, *, replace: bool) -> None:
+        if not saved:  # at the last moment
+            folder.mkdir()
+            (folder / "thesis.tex").write_text("years of work")
+        saved.append((place.name, replace))
+        save_expert(place, FEATURES, FeatureExpert(dim=4, width=8), f"of {place.name}", replace=replace)
+
+    (tmp_path / "dots-1").mkdir()
+    _save(folder, save, overwrite=overwrite)
+    assert saved == [("dots", False), ("dots-1", False), ("dots-2", False)]
+    assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+    assert not list((tmp_path / "dots-1").iterdir())
+    assert (tmp_path / "dots-2" / "README.md").read_text() == "of dots-2"
+    assert SavedExpert(str(tmp_path / "dots-2")).width == 8
+    shown = f"expert: {tmp_path}/dots-2 ({folder} appeared during training, and is left as it is)\n"
+    assert capsys.readouterr().out == shown
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dots", "dots-1", "dots-2"]
+    _save(tmp_path / "dots-2", save, overwrite=overwrite)
+    assert (tmp_path / "dots-2-1").exists() != overwrite
+
+
+def test_what_is_in_the_way_of_its_parent_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    def save(place: Path, *, replace: bool) -> None:
+        save_expert(place, FEATURES, FeatureExpert(dim=4, width=8), "", replace=replace)
+
+    with pytest.raises(FileExistsError, match="file"):
+        _save(tmp_path / "file" / "dots", save, overwrite=False)
 
 
 def test_it_goes_on_and_overwrites(crossmodal: Zygote, fitted: tuple[Path, str]) -> None:

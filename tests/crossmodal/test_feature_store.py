@@ -285,7 +285,7 @@ def test_interrupted_at_a_random_moment_what_was_added_whole_is_stored(tmp_path:
     assert (stored.find(keys_of(range(done))) >= 0).all()
 
 
-# Processes that write. One process that has torch imported forks them all.
+# Processes that write
 
 
 def write_one_shard(folder: Path, first: int, ready: multiprocessing.synchronize.Barrier) -> None:
@@ -306,13 +306,6 @@ def write_for_ever(folder: Path, first: int) -> None:
         numbers = range(start, start + 64)
         writer.add(keys_of(numbers), tokens_of(numbers, num_tokens=1024))
         writer.flush()
-
-
-@pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "hypothesis", "crossmodal.feature_store"])
-    return context
 
 
 def test_processes_that_write_at_once_lose_nothing(tmp_path: Path, processes: ForkServerContext) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from pytorch_lightning import Trainer
 from torch import nn
 from torch.nn import functional as F
 
+from crossmodal.alignment import Alignment, InfoNCE, SigLIP
 from crossmodal.fusion import WorkspaceFusion
 from crossmodal.heads import ClassificationHead
 from crossmodal.module import CrossModalModule
@@ -55,6 +58,25 @@ def test_heads_that_are_no_tasks_are_refused() -> None:
         CrossModalModule(
             {}, {"price": ["x"]}, fusion=lambda _: WorkspaceFusion([], width=8), heads={"answer": ClassificationHead}
         )
+
+
+@pytest.mark.parametrize("kind", [InfoNCE, SigLIP])
+def test_a_queue_is_of_a_frozen_target(kind: Callable[..., Alignment]) -> None:
+    def module(**image: Any) -> CrossModalModule:
+        options = {"pretrained": False, "image_size": 32, "freeze": False}
+        experts: dict[str, Expert] = {
+            "photo": ImageExpert("test_efficientnet", **options),
+            "sketch": ImageExpert("test_efficientnet", **options | image),
+        }
+        alignment = partial(kind, source="photo", target="sketch", queue=4 if image else 0)
+        return CrossModalModule(experts, {}, alignments=[alignment])
+
+    name = f"{kind.__name__}/photo-sketch"
+    told = f"model.alignments: {name} has a `queue`, but the expert for 'sketch' trains, .*: set `queue: 0`, or freeze"
+    with pytest.raises(ValueError, match=told):
+        module(freeze=False)
+    module(freeze=True)
+    module()  # without a queue
 
 
 def checkpoint_of(module: CrossModalModule) -> dict[str, Any]:

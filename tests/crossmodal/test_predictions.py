@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from PIL import Image
 from pytorch_lightning import Callback, Trainer
 
 from crossmodal import prediction_files, predictions
+from crossmodal.alignment import Regression
 from crossmodal.fusion import WorkspaceFusion
 from crossmodal.heads import ClassificationHead, MultiLabelHead, RegressionHead
 from crossmodal.module import CrossModalModule
@@ -30,6 +32,7 @@ from datamodules.faults import Quarantine
 from datamodules.paired import Split
 from datamodules.rows import PairedRows
 from datamodules.synthetic import DotPictures, Dots
+from experts.adapters import ProjectedExpert
 from tests.conftest import Running, Zygote
 from tests.crossmodal.test_cli import DOTS, FIT, succeed
 from tests.crossmodal.test_module import build
@@ -386,6 +389,16 @@ def three_tasks() -> CrossModalModule:
         heads=heads,
         feature_store=None,
     )
+
+
+def test_a_model_without_heads_predicts_nothing(tmp_path: Path) -> None:
+    experts = build().experts
+    experts["image"] = ProjectedExpert(experts["image"], width=experts["question"].width)
+    alignment = partial(Regression, source="image", target="question")
+    module = CrossModalModule(experts, Dots().outputs, alignments=[alignment], feature_store=None)
+    with pytest.raises(ValueError, match=r"^model.heads: there is none, .* `crossmodal test` measures .* expert fit`"):
+        run(tmp_path, module)
+    assert os.listdir(tmp_path) == ["some.ckpt"]
 
 
 def test_every_kind_of_task(tmp_path: Path) -> None:

@@ -93,6 +93,21 @@ def test_leaves_broken_rows_out(crossmodal: Zygote, folder: Path, options: tuple
     assert json.loads((run / "metrics.json").read_text())["quarantined/train"] == 3
 
 
+def test_another_type_of_column_is_noticed_where_all_tokens_are_stored(crossmodal: Zygote, folder: Path) -> None:
+    other = ("--data.init_args.modalities.image.type", "audio")  # the bytes of the files are the same
+    for broken in BROKEN:
+        (folder / f"{broken}.png").write_bytes((folder / "0.png").read_bytes())
+    status, output = crossmodal.run("fit", "--trainer.max_epochs", 1, cwd=folder)
+    assert status == 0, output
+    for options in ((), LENIENT):
+        status, output = crossmodal.run("fit", *other, *options, cwd=folder)
+        assert status == 1, output
+        (error,) = [line for line in output.splitlines() if line.startswith("crossmodal: error")]
+        assert "cannot read data.csv:2" in error
+        assert "column 'photo'" in error
+        assert "Traceback" not in output
+
+
 def test_too_many_stop_the_run(crossmodal: Zygote, folder: Path) -> None:
     for options in ((), TRAINED):
         status, output = crossmodal.run("fit", *LENIENT[:3], "0.05", *options, cwd=folder)

@@ -18,7 +18,8 @@ from tests.conftest import ROOT, Zygote
 
 DOTS = ROOT / "configs" / "dots.yaml"
 # 8 steps an epoch, a checkpoint every 5: most checkpoints lie inside an epoch, some at its end
-FIT = ("fit", "--config", DOTS, "--trainer.max_epochs", 6, "--model.modality_dropout", 0.2)
+SMALL = ("--data.init_args.num_pictures", 64, "--data.init_args.batch_size", 16)
+FIT = ("fit", "--config", DOTS, "--trainer.max_epochs", 6, "--model.modality_dropout", 0.2, *SMALL)
 
 
 def figures(folder: Path) -> dict[str, float]:
@@ -121,7 +122,7 @@ def test_a_longer_run_goes_on_learning(crossmodal: Zygote, undisturbed: Path, tm
         ("model.warmup", 0.5, "model.warmup was 0.05 and now is 0.5"),
         ("model.fusion.init_args.top_k", 1, "model.fusion.init_args.top_k was 4 and now is 1"),
         ("model.heads.answer.init_args.label_smoothing", 0.1, "label_smoothing was 0.0 and now is 0.1"),
-        ("data.init_args.batch_size", 32, "data.init_args.batch_size was 64 and now is 32"),
+        ("data.init_args.batch_size", 32, "data.init_args.batch_size was 16 and now is 32"),
         ("data.init_args.absent", 0.5, "data.init_args.absent was 0.05 and now is 0.5"),
         ("experts.image.init_args.crop_pct", 0.5, "experts.image.init_args.crop_pct was None and now is 0.5"),
         ("trainer.accumulate_grad_batches", 2, "trainer.accumulate_grad_batches was 1 and now is 2"),
@@ -175,7 +176,7 @@ def test_a_run_that_is_being_trained_is_left_alone(crossmodal: Zygote, undisturb
 
 @pytest.mark.parametrize("limit", [3, 5])
 def test_limited_epochs_resume_exactly(crossmodal: Zygote, tmp_path: Path, limit: int) -> None:
-    fit = ("fit", "--config", DOTS, "--trainer.limit_train_batches", limit)
+    fit = ("fit", "--config", DOTS, "--trainer.limit_train_batches", limit, "--trainer.logger", "false", *SMALL)
     status, output = crossmodal.run(*fit, "--trainer.max_steps", 6 * limit, "--name", "dots", cwd=tmp_path)
     assert status == 0, output
     whole = figures(tmp_path)

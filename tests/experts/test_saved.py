@@ -15,7 +15,7 @@ import yaml
 from experts.adapters import Lora, ProjectedExpert, TunedExpert
 from experts.base import Expert
 from experts.features import FeatureExpert
-from experts.saved import SavedExpert, save_expert
+from experts.saved import SavedExpert, _put, save_expert
 from tests.experts.test_base import PIXELS_UCHW, text_expert
 from tests.experts.test_features import RAWS, collated
 
@@ -131,7 +131,13 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     assert (folder / "README.md").read_text() == "first"
     save_expert(folder, FEATURES, features(), "second")
     assert (folder / "README.md").read_text() == "second"
-    assert [path.name for path in tmp_path.iterdir()] == ["expert"]
+    with pytest.raises(FileExistsError):
+        save_expert(folder, FEATURES, features(), "third", replace=False)
+    (tmp_path / "unfinished").mkdir()
+    with pytest.raises(FileExistsError):  # it appeared at the last moment
+        _put(tmp_path / "unfinished", folder, replace=False)
+    assert (folder / "README.md").read_text() == "second"
+    assert {path.name for path in tmp_path.iterdir()} == {"expert", "unfinished"}
 
 
 @pytest.mark.parametrize("merge", [True, False])
