@@ -203,8 +203,14 @@ def _build(specification: dict[str, Any], folder: Path) -> Expert:
     try:
         expert: Expert = parser.instantiate_classes(parser.parse_object({"expert": specification})).expert
     except ArgumentError as error:
-        raise ValueError(f"{folder / SPECIFICATION}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{folder / SPECIFICATION}: {_deepest(str(error))}") from error
     return expert
+
+
+def _deepest(message: str) -> str:
+    """Return what is wrong of the innermost class, from a message with a level for each class around it."""
+    lines = [line for line in message.splitlines() if not line.strip().startswith(("Given ", "- Expected "))]
+    return max(lines, key=lambda line: len(line) - len(line.lstrip())).strip()
 
 
 def _unfrozen(specification: dict[str, Any]) -> dict[str, Any]:
