@@ -12,6 +12,7 @@ from experts.audio.front_end import QUIET, LogMel
 
 DECIBELS = (3.0, 20.0)  # a sound's mean power above that of what is added, lowest and highest
 NUM_TALKERS = 3
+PINK = 0.25  # share of those with noise; the others, which are harder to tell from the sound, hear talkers
 NOISE_SAMPLES = 1 << 18
 
 
@@ -46,7 +47,7 @@ class Background(nn.Module):
         frame_F = torch.arange(num_frames, device=device)
         power_UFM = frames_UFM.exp().masked_fill(~mask_UF.unsqueeze(2), 0)
         at_UF = (start_U * len(self._pink_XM)).long().unsqueeze(1) + frame_F
-        is_pink_U11 = (is_pink_U < 0.5).view(-1, 1, 1)
+        is_pink_U11 = (is_pink_U < PINK).view(-1, 1, 1)
         added_UFM = torch.where(is_pink_U11, self._pink_XM[at_UF % len(self._pink_XM)], _others(power_UFM, mask_UF))
         added_UFM = added_UFM.masked_fill(~mask_UF.unsqueeze(2), 0)
         quietest, loudest = DECIBELS
