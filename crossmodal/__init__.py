@@ -14,6 +14,7 @@ _WHERE = {
     "CrossModalModel": "crossmodal.model",
     "CrossModalModule": "crossmodal.module",
     "FeatureStore": "crossmodal.feature_store",
+    "MeanFusion": "crossmodal.fusion",
     "MultiLabelHead": "crossmodal.heads",
     "RegressionHead": "crossmodal.heads",
     "WorkspaceFusion": "crossmodal.fusion",

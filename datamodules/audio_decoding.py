@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,16 @@ def decode_audio(content: bytes) -> tuple[NDArray[np.float32], int]:
         raise InputError("truncated", f"has {len(samples):,} of {frames:,} samples")
     require_finite(samples)
     return samples, rate
+
+
+def num_samples(path: Path) -> int:
+    """Return how long a sound is, by its file's header; 0 if that cannot be read, which decoding then tells."""
+    import soundfile
+
+    try:
+        return int(soundfile.info(str(path)).frames)
+    except (soundfile.LibsndfileError, OSError):
+        return 0
 
 
 def _read_samples(file: Any) -> NDArray[np.float32]:

@@ -25,6 +25,8 @@ from datamodules.batch import PairedBatch
 from datamodules.faults import Fault
 from datamodules.rows import PairedDataset
 
+BATCHES_SORTED = 16  # so many batches' rows are sorted by size at a time; more would mix the rows less
+
 
 class EpochBatches(Sampler[NDArray[np.int64]]):
     """The batches of an epoch, as vectors of rows: a pure function of seed, epoch and position.
@@ -34,13 +36,17 @@ class EpochBatches(Sampler[NDArray[np.int64]]):
         batch_size: B; the last batch may be smaller.
         shuffle: A new order each epoch, by seed and epoch.
         seed: Of the order.
+        sizes: Of each row. If they are shuffled, rows of a like size then share a batch.
     """
 
-    def __init__(self, num_rows: int, *, batch_size: int, shuffle: bool, seed: int) -> None:
+    def __init__(
+        self, num_rows: int, *, batch_size: int, shuffle: bool, seed: int, sizes: NDArray[np.int64] | None = None
+    ) -> None:
         self.num_rows = num_rows
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.sizes = sizes
         self.epoch = 0
         self.start = 0
 
@@ -54,12 +60,19 @@ class EpochBatches(Sampler[NDArray[np.int64]]):
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         start, self.start = self.start, 0
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_rows)
-        else:
-            order = np.arange(self.num_rows)
-        for batch in range(start, len(self)):
-            yield order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        draw = np.random.default_rng([self.seed, self.epoch])
+        order = draw.permutation(self.num_rows) if self.shuffle else np.arange(self.num_rows)
+        places = np.arange(len(self))
+        if self.shuffle and self.sizes is not None:
+            order = self._sorted_in_parts(order, self.sizes)
+            places = draw.permutation(places)
+        for place in places[start:]:
+            yield order[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _sorted_in_parts(self, order: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+        count = BATCHES_SORTED * self.batch_size
+        parts = [order[start : start + count] for start in range(0, len(order), count)]
+        return np.concatenate([part[sizes[part].argsort(kind="stable")] for part in parts] or [order])
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration. Lightning calls it."""

@@ -145,7 +145,9 @@ class PairedDataModule(LightningDataModule, ABC):
             return None
         # another `seed_everything` gives another order, but the same rows to validate on
         seed = zlib.crc32(f"{self.seed} {os.environ.get('PL_GLOBAL_SEED', 0)}".encode())
-        batches = EpochBatches(len(rows), batch_size=self.batch_size, shuffle=split == "train", seed=seed)
+        batches = EpochBatches(
+            len(rows), batch_size=self.batch_size, shuffle=split == "train", seed=seed, sizes=rows.sizes
+        )
         dropout = self._paired.dropout if split == "train" else {}
         dataset = PairedDataset(rows, self.readers(split), dropout)
         quarantine, num_rows = self.quarantine, len(rows)

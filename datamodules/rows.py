@@ -76,17 +76,22 @@ class PairedRows:
         index: Per modality an int64 vector of length R: each row's input, -1 where it has none.
         targets: Per task a tensor whose first axis is R.
         ids: The rows' names.
+        sizes: How long each row's input is, in whatever unit: in training, rows of a like size share a batch, so that
+            little of it is padding.
     """
 
     sources: Mapping[str, Source]
     index: Mapping[str, NDArray[np.int64]]
     targets: Mapping[str, Tensor]
     ids: Sequence[str]
+    sizes: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __post_init__(self) -> None:
+        if self.sizes is not None and self.sizes.shape != (len(self.ids),):
+            raise ValueError(f"sizes have shape {self.sizes.shape}, not ({len(self.ids)},), one a row")
         if self.index.keys() != self.sources.keys():
             raise ValueError(f"there are sources of {sorted(self.sources)}, but an index of {sorted(self.index)}")
         for modality, index_R in self.index.items():
@@ -121,6 +126,7 @@ class PairedRows:
             index={modality: index_R[rows] for modality, index_R in self.index.items()},
             targets={task: target[torch.from_numpy(rows)] for task, target in self.targets.items()},
             ids=self.names(rows),
+            sizes=None if self.sizes is None else self.sizes[rows],
         )
 
     def names(self, rows: NDArray[np.int64]) -> Sequence[str]:

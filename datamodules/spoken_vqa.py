@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from datamodules.audio_decoding import num_samples
 from datamodules.batch import ABSENT
 from datamodules.easy_vqa import EasyVQA
 from datamodules.noise import NUM_TALKERS, Noise, NoisyAudio
@@ -167,10 +168,16 @@ class SpokenVQA(EasyVQA):
             return rows
         if self.questions == "written":
             return rows.lacking({"speech"})
+        paths = self._paths(split)
+        position_R = voice_R * len(self.texts) + question_R
+        sizes = None
+        if self.row == "recording" and split == "train":
+            sizes = np.array([num_samples(paths[position]) for position in position_R], dtype=np.int64)
         return replace(
             rows,
-            sources={**rows.sources, "speech": self._speech(split)},
-            index={**rows.index, "speech": voice_R * len(self.texts) + question_R},
+            sources={**rows.sources, "speech": self._speech(split, paths)},
+            index={**rows.index, "speech": position_R},
+            sizes=sizes,
         )
 
     def _asked(self, split: Split, asked: NDArray[np.bool_]) -> tuple[PairedRows, NDArray[np.int64]]:
@@ -211,12 +218,15 @@ class SpokenVQA(EasyVQA):
     def _targets(self, targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {task: targets[task] for task in self.tasks}
 
-    def _speech(self, split: Split) -> Source:
+    def _paths(self, split: Split) -> list[Path]:
+        """Return the recordings of a split, those of its first voice first; what lacks is made."""
         everyone = [voice for voices in self.voices.values() for voice in voices]
         paths = recordings(self.folder, everyone, self.texts)
         first = sum(self.num_voices[other] for other in SPLITS[: SPLITS.index(split)]) * len(self.texts)
-        count = self.num_voices[split] * len(self.texts)
-        sounds = AudioFiles(paths[first : first + count])
+        return paths[first : first + self.num_voices[split] * len(self.texts)]
+
+    def _speech(self, split: Split, paths: list[Path]) -> Source:
+        sounds = AudioFiles(paths)
         snr = self.snr[split]
         if snr is None:
             return sounds

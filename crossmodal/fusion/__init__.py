@@ -2,6 +2,7 @@
 
 from crossmodal.fusion.base import Fusion
 from crossmodal.fusion.concat import ConcatFusion
+from crossmodal.fusion.mean import MeanFusion
 from crossmodal.fusion.workspace import WorkspaceFusion
 
-__all__ = ["ConcatFusion", "Fusion", "WorkspaceFusion"]
+__all__ = ["ConcatFusion", "Fusion", "MeanFusion", "WorkspaceFusion"]

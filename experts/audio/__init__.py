@@ -4,6 +4,7 @@
 their modules, so that who needs neither does not wait for those libraries.
 """
 
+from experts.audio.background import Background
 from experts.audio.conformer import ConformerExpert
 from experts.audio.front_end import AudioTransform, LogMel
 from experts.audio.recurrent import RecurrentExpert
@@ -13,6 +14,7 @@ from experts.audio.wav2vec2 import Wav2Vec2Expert
 
 __all__ = [
     "AudioTransform",
+    "Background",
     "ConformerExpert",
     "ConvStage",
     "LogMel",

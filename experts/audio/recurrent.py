@@ -32,6 +32,8 @@ class RecurrentExpert(LogMelExpert):
         time_masks: Stretches of time that are hidden in training; 0 for none. See `SpecAugment`.
         band_masks: Stretches of mel bands that are hidden in training; 0 for none.
         warp: By what share sounds are stretched along frequency and time in training; 0 for none. See `VoiceWarp`.
+        bend: By how many mel bands at most parts of the spectrum are moved in training; 0 for none. See `VoiceWarp`.
+        noise: Share of the sounds that are given noise in training; 0 for none. See `Background`.
 
     Raises:
         ValueError: A number out of range.
@@ -48,10 +50,12 @@ class RecurrentExpert(LogMelExpert):
         max_seconds: float = 10.0,
         tokens: Literal["mean", "all"] = "mean",
         depth: int = 1,
-        dropout: float = 0.2,
-        time_masks: int = 2,
-        band_masks: int = 2,
+        dropout: float = 0.1,
+        time_masks: int = 0,
+        band_masks: int = 1,
         warp: float = 0.15,
+        bend: float = 6.0,
+        noise: float = 0.0,
     ) -> None:
         check_at_least(sample_rate=(sample_rate, 1000), num_mels=(num_mels, 1), width=(width, 2), depth=(depth, 1))
         if width % 2:
@@ -70,6 +74,8 @@ class RecurrentExpert(LogMelExpert):
             time_masks=time_masks,
             band_masks=band_masks,
             warp=warp,
+            bend=bend,
+            noise=noise,
         )
         self.dropout = nn.Dropout(dropout)
 

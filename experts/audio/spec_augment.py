@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 MOST_OF_THE_TIME = 0.1  # of one mask, as a share of the sound's own frames
 MOST_OF_THE_BANDS = 0.2
+BANDS_A_BEND = 12
 
 
 class SpecAugment(nn.Module):
@@ -55,24 +56,30 @@ class VoiceWarp(nn.Module):
     """Stretches each spectrogram along frequency, as another length of the vocal tract would, and along time.
 
     In training mode only; drawn by torch's generator. After Jaitly & Hinton, Vocal Tract Length Perturbation (VTLP)
-    Improves Speech Recognition, 2013. Each of the two factors is drawn evenly, for each sound.
+    Improves Speech Recognition, 2013. Each of the two factors is drawn evenly, for each sound. Throats differ in shape
+    too: one voice's first formant may lie lower than another's, its second higher. So frequency can be bent as well:
+    points at least 12 bands apart are moved, each by itself, and what lies between goes along.
 
     Args:
         share: The factors lie between 1 - share and 1 + share; 0 for none.
+        bend: The points are moved by so many bands at most, up or down; 0 for none.
 
     Raises:
-        ValueError: The share is not at least 0 and below 1.
+        ValueError: The share is not at least 0 and below 1, or the bend is so large that bands would change places.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, bend: float = 0.0) -> None:
         super().__init__()
         if not 0 <= share < 1:
             raise ValueError(f"warp is a share, at least 0 and below 1, not {share}")
+        if not 0 <= bend <= BANDS_A_BEND / 2:
+            raise ValueError(f"bend must be 0 to {BANDS_A_BEND / 2:g} bands, not {bend}")
         self.share = share
+        self.bend = bend
 
     def forward(self, frames_UFM: Tensor, mask_UF: Tensor) -> tuple[Tensor, Tensor]:
         """Return frames, fewer or more of them, and which are real."""
-        if not self.training or not self.share:
+        if not self.training or not (self.share or self.bend):
             return frames_UFM, mask_UF
         _, num_frames, num_bands = frames_UFM.shape
         device, length_U = mask_UF.device, mask_UF.sum(1)
@@ -80,7 +87,12 @@ class VoiceWarp(nn.Module):
         new_length_U = (time_U * length_U).round().clamp_min(1).long()
         step_U = (length_U - 1) / (new_length_U - 1).clamp_min(1)
         frame_X = torch.arange(int(new_length_U.max()), device=device)
-        band_UM = (band_U.unsqueeze(1) * torch.arange(num_bands, device=device)).clamp(max=num_bands - 1)
+        band_UM = torch.arange(num_bands, device=device).expand(len(length_U), -1)
+        if self.bend:
+            draw_U1X = torch.rand(len(length_U), 1, 1 + (num_bands - 1) // BANDS_A_BEND, device=device)
+            moved_U1M = F.interpolate(2 * draw_U1X - 1, num_bands, mode="linear", align_corners=True)
+            band_UM = band_UM + self.bend * moved_U1M.squeeze(1)
+        band_UM = (band_U.unsqueeze(1) * band_UM).clamp(0, num_bands - 1)
         # where each new frame and band lies in the old ones, from -1 to 1
         y_UX = 2 * step_U.unsqueeze(1) * frame_X / max(1, num_frames - 1) - 1
         x_UM = 2 * band_UM / max(1, num_bands - 1) - 1

@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experts.audio.background import Background
 from experts.audio.front_end import AudioTransform, LogMel
 from experts.audio.lengths import as_tokens, zero_padding
 from experts.audio.spec_augment import SpecAugment, VoiceWarp
@@ -32,6 +33,8 @@ class LogMelExpert(Expert):
         time_masks: Stretches of time that are hidden in training; 0 for none. See `SpecAugment`.
         band_masks: Stretches of mel bands that are hidden in training; 0 for none.
         warp: By what share sounds are stretched in training; 0 for none. See `VoiceWarp`.
+        bend: By how many mel bands at most parts of the spectrum are moved in training; 0 for none. See `VoiceWarp`.
+        noise: Share of the sounds that are given noise in training; 0 for none. See `Background`.
 
     Raises:
         ValueError: A number out of range.
@@ -51,6 +54,8 @@ class LogMelExpert(Expert):
         time_masks: int,
         band_masks: int,
         warp: float = 0.0,
+        bend: float = 0.0,
+        noise: float = 0.0,
     ) -> None:
         if max_seconds <= 0:
             raise ValueError(f"max_seconds must be above 0, not {max_seconds}")
@@ -59,7 +64,8 @@ class LogMelExpert(Expert):
         self.tokens: Literal["mean", "all"] = tokens
         self.front = LogMel(sample_rate=sample_rate, num_mels=num_mels)
         self.standardize = Standardize(num_mels)
-        self.warp = VoiceWarp(warp)
+        self.background = Background(noise, self.front)
+        self.warp = VoiceWarp(warp, bend)
         self.augment = SpecAugment(time_masks=time_masks, band_masks=band_masks)
 
     @abstractmethod
@@ -82,6 +88,7 @@ class LogMelExpert(Expert):
     def encode(self, inputs: dict[str, Tensor]) -> ExpertTokens:
         """Turn samples of shape (U, S) into tokens."""
         frames_UFM, mask_UF = self.front(inputs["samples"], inputs["lengths"])
+        frames_UFM = self.background(frames_UFM, mask_UF)
         frames_UFM, mask_UF = self.warp(self.standardize(frames_UFM), mask_UF)
         frames_UFM = self.augment(frames_UFM, mask_UF)
         hidden_UND, mask_UN = self.contextualize(zero_padding(frames_UFM, mask_UF), mask_UF)

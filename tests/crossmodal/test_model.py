@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from crossmodal.fusion import ConcatFusion, Fusion, WorkspaceFusion
+from crossmodal.fusion import ConcatFusion, Fusion, MeanFusion, WorkspaceFusion
 from crossmodal.heads import ClassificationHead, RegressionHead
 from crossmodal.model import CrossModalModel, Projection
 from datamodules.batch import PairedBatch
@@ -32,6 +32,7 @@ class Tiny(Expert):
 
 FUSIONS = {
     "concat": lambda names: ConcatFusion(names, width=WIDTH, hidden=32),
+    "mean": lambda names: MeanFusion(names, width=WIDTH),
     "workspace": lambda names: WorkspaceFusion(names, width=WIDTH, top_k=2),
 }
 

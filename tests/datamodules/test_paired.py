@@ -109,6 +109,27 @@ def test_each_row_stands_once_in_an_epoch(num_rows: int, batch_size: int, shuffl
     assert sorted(row for rows in found for row in rows) == list(range(num_rows))
 
 
+def test_rows_of_a_like_size_share_a_batch() -> None:
+    sizes = np.random.default_rng(0).integers(100, size=1000)
+    batches = EpochBatches(1000, batch_size=8, shuffle=True, seed=0, sizes=sizes)
+    epochs = []
+    for epoch in (0, 1, 0):
+        batches.set_epoch(epoch)
+        epochs.append([rows.tolist() for rows in batches])
+    first, second, again = epochs
+    assert sorted(row for rows in first for row in rows) == list(range(1000))
+    spread, of_all = np.mean([np.ptp(sizes[rows]) for rows in first]), np.ptp(sizes)
+    assert spread < of_all / 8
+    smallest = [sizes[rows].min() for rows in first]
+    assert smallest != sorted(smallest)
+    assert first == again
+    assert {tuple(sorted(rows)) for rows in first}.isdisjoint(tuple(sorted(rows)) for rows in second)
+    batches.start = 100  # of the epoch 0
+    assert [rows.tolist() for rows in batches] == first[100:]
+    plain = EpochBatches(1000, batch_size=8, shuffle=False, seed=0, sizes=sizes)
+    assert np.concatenate(list(plain)).tolist() == list(range(1000))
+
+
 def order(epoch: int, *, seed: int = 0, shuffle: bool = True) -> list[int]:
     batches = EpochBatches(50, batch_size=7, shuffle=shuffle, seed=seed)
     batches.set_epoch(epoch)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,15 @@ def test_dropout_takes_nothing_but_leaves_one(
     assert all(
         set(batch.index[name].tolist()) - {ABSENT} == set(range(len(batch.inputs.get(name, ())))) for name in index
     )
+
+
+def test_sizes_are_one_a_row_and_chosen_with_the_rows() -> None:
+    rows = PairedRows(sources={}, index={}, targets={}, ids=["a", "b", "c"], sizes=np.array([5, 6, 7]))
+    chosen = rows.select(np.array([2, 0])).sizes
+    assert chosen is not None
+    assert chosen.tolist() == [7, 5]
+    with pytest.raises(ValueError, match=r"sizes have shape \(3,\), not \(1,\), one a row"):
+        replace(rows, ids=["a"])
 
 
 def test_rates_of_dropout() -> None:

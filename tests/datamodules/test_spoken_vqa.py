@@ -152,6 +152,17 @@ def test_a_row_for_each_recording(folder: Path) -> None:
         assert [f"{path.parent.name}/{path.name}" for path in files(rows)] == list(rows.ids)
 
 
+def test_recordings_of_a_like_length_share_a_batch_in_training(folder: Path) -> None:
+    data = spoken(folder, row="recording", tasks=["question"], train_snr=(5, 20))
+    rows = load(data, "train")
+    source = rows.sources["speech"]
+    lengths = [len(source.load(int(position))[0]) for position in rows.index["speech"]]
+    assert rows.sizes is not None
+    assert rows.sizes.tolist() == lengths
+    assert load(data, "test").sizes is None
+    assert load(spoken(folder), "train").sizes is None
+
+
 def test_tasks_are_those_that_are_asked_for(folder: Path) -> None:
     data = spoken(folder, tasks=["answer", "question"])
     rows = load(data, "val")

@@ -101,7 +101,21 @@ def test_a_voice_is_stretched_along_both_axes() -> None:
     assert 1.17 < factors.max() <= 1.2
 
 
-@pytest.mark.parametrize("module", [VoiceWarp(0.0).train(), VoiceWarp(0.3).eval()])
+def test_a_voice_is_bent_in_parts_and_bands_keep_their_order() -> None:
+    torch.manual_seed(0)
+    frames_UFM = torch.arange(64.0).expand(400, 5, 64)
+    warped_UFM, mask_UF = VoiceWarp(0.0, bend=6.0).train()(frames_UFM, torch.ones(400, 5, dtype=torch.bool))
+    assert mask_UF.all()
+    moved_UM = (warped_UFM - frames_UFM)[:, 0]
+    assert torch.allclose(warped_UFM, warped_UFM[:, :1].expand_as(frames_UFM))
+    assert 5 < moved_UM.max() < 6.01
+    assert -6.01 < moved_UM.min() < -5
+    # what is low and what is high move each by itself
+    assert abs(float(torch.corrcoef(moved_UM[:, [16, 40]].T)[0, 1])) < 0.2
+    assert warped_UFM[:, 0].diff(dim=1).min() > -1e-3
+
+
+@pytest.mark.parametrize("module", [VoiceWarp(0.0).train(), VoiceWarp(0.3, 3.0).eval()])
 def test_a_voice_stays_as_it_is(module: VoiceWarp) -> None:
     frames_UFM, mask_UF = torch.randn(2, 5, 4), torch.ones(2, 5, dtype=torch.bool)
     assert module(frames_UFM, mask_UF) == (frames_UFM, mask_UF)
@@ -111,3 +125,9 @@ def test_a_voice_stays_as_it_is(module: VoiceWarp) -> None:
 def test_the_share_of_a_warp(share: float) -> None:
     with pytest.raises(ValueError, match="warp is a share"):
         VoiceWarp(share)
+
+
+@pytest.mark.parametrize("bend", [-1.0, 6.5])
+def test_the_size_of_a_bend(bend: float) -> None:
+    with pytest.raises(ValueError, match="bend must be 0 to 6 bands"):
+        VoiceWarp(0.1, bend)
