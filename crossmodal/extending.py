@@ -193,7 +193,9 @@ def without(config: dict[str, Any], modality: str) -> dict[str, Any]:
     if isinstance(model.get("modality_dropout"), dict):
         model["modality_dropout"].pop(modality, None)
     aligned = [one for one in model.get("alignments") or [] if modality not in (one.get("init_args") or {}).values()]
-    return {**config, "model": {**model, "alignments": aligned or None}}
+    # a name of its own: it must not be what `--ckpt_path last` of the run means
+    name = f"{config['name']}_without_{modality}"
+    return {**config, "name": name, "model": {**model, "alignments": aligned or None}}
 
 
 def _report(encoded: Encoded) -> None:

@@ -36,7 +36,11 @@ def check_heads(heads: Iterable[str], outputs: Iterable[str]) -> None:
         there = f"the data has the task {task!r}, but there is no head for it"
         raise ValueError(
             f"model.heads.{task}: "
-            + (there if task in outputs else f"the data has no such task; it has {', '.join(sorted(outputs))}")
+            + (
+                there
+                if task in outputs
+                else f"the data has no such task; it has {', '.join(sorted(outputs)) or 'none'}"
+            )
         )
 
 

@@ -32,7 +32,7 @@ class HubData(TableData):
         path: A folder that `save_to_disk` wrote, or another that `load_dataset` reads; or a name on the hub, from
             which it is fetched once, into that library's own cache (HF_HOME).
         modalities: By name, which columns make it.
-        targets: By task, which columns make it; predictions need none.
+        targets: By task, which columns make it; predictions need none, and neither does a model that only aligns.
         name: Of the data set's configuration, if it has several.
         revision: Branch, tag or commit on the hub.
         splits: Which of its splits are `train`, `val`, `test` and `predict`, and no others; by default those with the

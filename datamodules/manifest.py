@@ -23,7 +23,7 @@ class Manifest(TableData):
 
     Args:
         modalities: By name, which columns make it.
-        targets: By task, which columns make it; predictions need none.
+        targets: By task, which columns make it; predictions need none, and neither does a model that only aligns.
         train: A file (.csv, .tsv, .jsonl, .ndjson, .parquet) or a folder of class folders, or a URL of a file.
         val: Another one to validate on.
         test: Another one to test on.

@@ -89,7 +89,7 @@ class TableData(PairedDataModule):
 
     Args:
         modalities: By name, which columns make it.
-        targets: By task, which columns make it; predictions need none.
+        targets: By task, which columns make it; predictions need none, and neither does a model that only aligns.
         split: How the rows of the training table are split: by a column, or by chance.
         id: Column of the rows' names.
         on_error: `stop` ends at the first rows that cannot be used; `quarantine` leaves them out, and lists them in
@@ -118,9 +118,9 @@ class TableData(PairedDataModule):
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
         self.rule = split or SplitRule()
+        if not modalities:
+            raise ValueError("data.init_args.modalities: name at least one")
         for group, specs in (("modalities", modalities), ("targets", targets)):
-            if not specs:
-                raise ValueError(f"data.init_args.{group}: name at least one")
             for name, spec in specs.items():
                 _check(f"{group}.{name}", spec)
         _check("split", self.rule)

@@ -341,6 +341,16 @@ def test_weights_and_quantities_reach_the_model(tmp_path: Path) -> None:
     assert contents(manifest)[2]["price"] == [2.0]
 
 
+def test_data_without_targets(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("text\na\nb\n")
+    manifest = Manifest(train=str(tmp_path / "data.csv"), modalities={"text": Column("text", "text")}, targets={})
+    rows = manifest.load("train")
+    assert manifest.outputs == {}
+    assert rows is not None
+    assert len(rows) == 2
+    assert rows.targets == {}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
