@@ -8,6 +8,7 @@ Legend: U distinct inputs, D width, K code, M modalities.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -185,6 +186,6 @@ class NoveltyGate(nn.Module):
         """Return for each input the modality of the least error, or None where that is above the limit."""
         least_U, which_U = errors_UM.min(1)
         return [
-            modalities[which] if least <= self.limit else None
+            modalities[which] if least <= self.limit and math.isfinite(least) else None
             for least, which in zip(least_U.tolist(), which_U.tolist(), strict=True)
         ]

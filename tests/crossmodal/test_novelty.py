@@ -149,6 +149,7 @@ def test_an_input_without_tokens_is_new() -> None:
     gate = NoveltyGate({"image": fit_autoencoder(torch.zeros(20, 4))})
     tokens = ExpertTokens(torch.zeros(2, 3, 4), torch.tensor([[True, False, False], [False, False, False]]))
     assert gate.route({"image": tokens}) == ["image", None]
+    assert NoveltyGate(dict(gate.autoencoders.items()), limit=float("inf")).route({"image": tokens}) == ["image", None]  # type: ignore[arg-type]
 
 
 def test_other_modalities_and_widths_are_refused() -> None:
