@@ -32,6 +32,7 @@ commands:
   expert     train one expert, and keep it in a folder   fit --config FILE [--output FOLDER]
   extend     add a modality to a trained model           --model RUN --expert NAME=FOLDER [--config FILE]
   data       read all inputs, and find what is wrong     check --config FILE [--output FOLDER]
+  route      say which expert knows an input             --model RUN FILE [FILE ...] [--output FILE.csv]
   cache      the feature store                           ls | verify [--delete] | rm FINGERPRINT...|--all
 
 options:
@@ -95,8 +96,15 @@ def _run(arguments: list[str]) -> int:
         from crossmodal import init_cli
 
         return init_cli.main(rest)
+    if command == "route":
+        from crossmodal import route_cli
+
+        sys.path.append(str(Path.cwd()))  # as below
+        _keep_out_of_home()
+        return route_cli.main(rest)
     if command not in (*TRAINING, *LIKE_FIT):
-        return refuse(f"no command {command!r}; there are init, {', '.join((*TRAINING, *LIKE_FIT))} and cache", 2)
+        there = ", ".join((*TRAINING, *LIKE_FIT))
+        return refuse(f"no command {command!r}; there are init, {there}, route and cache", 2)
     main_of: Callable[[list[str]], int] | None = None
     if command in LIKE_FIT:
         own = import_module(LIKE_FIT[command])

@@ -63,7 +63,7 @@ def read_options(arguments: list[str]) -> tuple[Options | None, list[str]]:
         raise UsageError(str(error)) from None
     if given.model is None or (given.expert is None) == (given.remove is None):
         raise UsageError("extend needs --model RUN, and either --expert NAME=FOLDER or --remove NAME")
-    run, checkpoint = _run_of(Path(given.model))
+    run, checkpoint = run_of(Path(given.model))
     config = read_yaml(run.config)
     if given.remove is not None:
         options = Options(run, checkpoint, _to_remove(given.remove, run, config), None, None, None)
@@ -75,7 +75,12 @@ def read_options(arguments: list[str]) -> tuple[Options | None, list[str]]:
     return options, _arguments_of_fit(options, config, rest)
 
 
-def _run_of(path: Path) -> tuple[RunFolder, Path]:
+def run_of(path: Path) -> tuple[RunFolder, Path]:
+    """Return a run, and its best checkpoint or else its last, or the checkpoint that is given itself.
+
+    Raises:
+        UsageError: There is no such run.
+    """
     run = RunFolder.of_checkpoint(path) if path.is_file() else RunFolder(path)
     if not run.config.is_file():
         raise UsageError(f"--model {path}: no run, which has a config.yaml; give one such as runs/easy_vqa/0")

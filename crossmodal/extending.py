@@ -21,6 +21,7 @@ from crossmodal.console import tame_chatter
 from crossmodal.encoding import Encoded, store_tokens
 from crossmodal.errors import TRACEBACK, place_in_own_code, refuse
 from crossmodal.experiment_cli import MISTAKES, DataAndModel
+from crossmodal.gates import copy_gates, fit_gates, fit_missing
 from crossmodal.joining import answers
 from crossmodal.module import CrossModalModule
 from crossmodal.run_folder import RunFolder
@@ -137,6 +138,9 @@ def extend(run: RunFolder, checkpoint: Path, modality: str, arguments: list[str]
                 self.trainer.save_checkpoint(last)
             load(self.model, best if best.exists() else last)
             print(self.answers.check(self.model), flush=True)
+            copy_gates(run, self.run_folder, self.answers.module.experts)
+            fit_missing(self.run_folder, self.answers.module, self.answers.data)
+            fit_gates(self.run_folder, self.model, self.datamodule, [modality])
 
     return training_cli.main(ExtendCLI)
 
@@ -176,6 +180,7 @@ def _remove(run: RunFolder, checkpoint: Path, modality: str) -> None:
         AtomicCheckpointIO().save_checkpoint({**kept, "frozen_experts": frozen, "state_dict": weights}, made)
         load(module, made)
         told = before.check(module)
+        copy_gates(run, folder, module.experts)
     except BaseException:
         folder.remove()
         raise

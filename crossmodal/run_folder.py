@@ -64,6 +64,10 @@ class RunFolder:
         """Return where `last` or `best` is."""
         return self.path / "checkpoints" / f"{name}.ckpt"
 
+    def gate(self, modality: str) -> Path:
+        """Return where a modality's novelty gate is."""
+        return self.path / "gates" / f"{modality}.safetensors"
+
     def write(self, file_name: str, figures: dict[str, Any]) -> Path:
         """Write figures as JSON, whole or not at all; null for what is not finite."""
         known = {

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from datamodules.decoding import MAX_BYTES, require_finite
 from datamodules.faults import InputError
 
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 UNKNOWN_LENGTH = 2**31 - 2**12  # and more is what programs write that stream sound into a pipe
 NO_COUNT = 2**63 - 1  # of samples, in a FLAC file that was streamed
 # libsndfile's log of a file whose samples should take more bytes than there are

@@ -121,11 +121,12 @@ class PairedDataModule(LightningDataModule, ABC):
             self._paired.rows[split] = rows
         return self._paired.rows[split]
 
-    def limit(self, split: Split, count: int) -> None:
-        """Keep only a split's first rows; the inputs of others are not read."""
+    def limit(self, split: Split, count: int, *, drawn: bool = False) -> None:
+        """Keep only a split's first rows, or as many that are drawn; the inputs of others are not read."""
         rows = self.rows(split)
         if rows is not None and count < len(rows):
-            self._paired.rows[split] = rows.select(np.arange(count))
+            chosen = np.random.default_rng(self.seed).permutation(len(rows)) if drawn else np.arange(count)
+            self._paired.rows[split] = rows.select(np.sort(chosen[:count]))
 
     def readers(self, split: Split) -> dict[str, Reader]:
         """Return the split's readers by modality. They may be replaced, as the feature store does."""

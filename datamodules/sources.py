@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.audio_decoding import decode_audio
-from datamodules.decoding import DECODING, decode_image, read_file
+from datamodules.audio_decoding import AUDIO_SUFFIXES, decode_audio
+from datamodules.decoding import ARRAY_SUFFIXES, DECODING, decode_array, decode_image, read_file
 from datamodules.faults import WHAT_TO_DO, Fault, InputError
 
 KEY_BYTES = 16
@@ -154,6 +154,47 @@ class AudioFiles(Source):
     def content(self, position: int) -> bytes:
         """Return the file's bytes."""
         return read_file(self.paths[position])
+
+
+class AnyFiles(Source):
+    """Files whose names tell what they hold: sound, an array, text (.txt), or else a picture."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def load(self, position: int) -> Any:
+        """Return a picture, (samples, rate), an array or a text.
+
+        Raises:
+            InputError: It cannot be read.
+        """
+        content, suffix = self.content(position), self.paths[position].suffix.lower()
+        if suffix in AUDIO_SUFFIXES:
+            return decode_audio(content)
+        if suffix in ARRAY_SUFFIXES:
+            return decode_array(content, suffix)
+        return _decode_text(content) if suffix == ".txt" else decode_image(content)
+
+    def name(self, position: int) -> str:
+        """Return the path."""
+        return str(self.paths[position])
+
+    def content(self, position: int) -> bytes:
+        """Return the file's bytes."""
+        return read_file(self.paths[position])
+
+
+def _decode_text(content: bytes) -> str:
+    try:
+        text = content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise InputError("undecodable", "is no text in UTF-8") from None
+    if not text:
+        raise InputError("empty file", "has no text")
+    return text
 
 
 class Texts(Source):

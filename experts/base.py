@@ -253,9 +253,10 @@ class Expert(nn.Module, ABC):
 
         Code and precision are not in it, so that a checkpoint outlives an update and another machine.
         """
+        weights = self._weights_digest if self.frozen else _digest_of_state(self.network.state_dict())
         parts = _without_source(self.describe())
         own = {name: value for name, value in self.state_dict().items() if not name.startswith("network.")}
-        return digest_of({"weights": self._weights_digest, "own": _digest_of_state(own), **parts})
+        return digest_of({"weights": weights, "own": _digest_of_state(own), **parts})
 
 
 @contextmanager

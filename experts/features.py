@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -106,12 +107,14 @@ class FeatureTransform:
         self.dim = dim
         self.max_length = max_length
 
-    def __call__(self, raw: NDArray[Any]) -> Tensor:
+    def __call__(self, raw: Any) -> Tensor:
         """Turn an array of shape (D,) or (N, D) into float32 of shape (N, D).
 
         Raises:
             ValueError: Another shape, no vector at all, or a value that is no finite number.
         """
+        if isinstance(raw, Image.Image):  # NumPy would take its pixels
+            raise ValueError(f"expected vectors of {self.dim} numbers, found a picture")
         array = np.asarray(raw)
         if array.ndim not in (1, 2) or array.shape[-1] != self.dim:
             raise ValueError(f"expected vectors of {self.dim} numbers, found shape {array.shape}")

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from experts.base import Expert, ExpertTokens, Precision, drawn_weights
 from experts.inference import fold_batch_norms, to_channels_last
+from experts.raw import require_kind
 from experts.weights import WeightsSource, check_sha256, load_by_order, locate, require_hub, weights_file
 
 
@@ -43,7 +44,12 @@ class ImageTransform:
         assert isinstance(to_tensor, MaybePILToTensor)  # it lays channels first, and they are wanted last
 
     def __call__(self, raw: Image.Image) -> Tensor:
-        """Turn a picture into uint8 pixels of shape (H, W, 3)."""
+        """Turn a picture into uint8 pixels of shape (H, W, 3).
+
+        Raises:
+            ValueError: It is no picture.
+        """
+        require_kind(raw, Image.Image, "a picture")
         image = raw.convert("RGB")
         for step in self._steps:
             image = step(image)

@@ -13,6 +13,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from experts.base import Expert, ExpertTokens, Precision, Transform, digest_of
+from experts.raw import require_kind
 from experts.wrapping import WrappingExpert
 
 NO_ITEM = -1
@@ -36,6 +37,7 @@ class SequenceTransform:
         Raises:
             ValueError: There is none, or one that cannot be transformed.
         """
+        require_kind(raw, (list, tuple), "a list of inputs")
         if not len(raw):
             raise ValueError("a sequence of no items; a row without any must lack the modality")
         return [self._transformed(number, item) for number, item in enumerate(raw[: self.max_length])]

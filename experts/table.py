@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from experts.base import Expert, ExpertTokens
 from experts.features import Moments, Standardize
+from experts.raw import require_kind
 
 NUMBER = int | float | np.integer | np.floating
 LARGEST = torch.finfo(torch.float32).max
@@ -56,6 +57,7 @@ class TableTransform:
         Raises:
             ValueError: A column is not there, or holds what it must not.
         """
+        require_kind(raw, Mapping, "cells by column")
         for column in (*self.numeric, *self.categorical):
             if column not in raw:
                 raise ValueError(f"there is no column {column!r}; the row has {', '.join(map(repr, raw))}")

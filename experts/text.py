@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from experts.base import Expert, ExpertTokens, Precision, drawn_weights
 from experts.hugging_face import find_model, here_or_hub, load_network, read_settings
+from experts.raw import require_kind
 from experts.weights import WeightsSource
 
 
@@ -35,7 +36,12 @@ class TextTransform:
         self._digest = hashlib.sha256(text.encode()).hexdigest()
 
     def __call__(self, raw: str) -> str:
-        """Leave the text as it is: `collate` tokenizes."""
+        """Leave the text as it is: `collate` tokenizes.
+
+        Raises:
+            ValueError: It is no text.
+        """
+        require_kind(raw, str, "a text")
         return raw
 
     def collate(self, items: Sequence[str]) -> dict[str, Tensor]:

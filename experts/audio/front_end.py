@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torchaudio.functional import melscale_fbanks, resample, spectrogram
 
+from experts.raw import require_kind
+
 WINDOW_SECONDS, HOP_SECONDS = 0.025, 0.010
 QUIET = 1e-6  # power below which all is silence
 LOUDEST = 2.0**31  # what is read as integers, and not scaled; the square of much more is infinite in float32
@@ -45,7 +47,9 @@ class AudioTransform:
         Raises:
             ValueError: No samples, another shape or type, or a value that is no finite number.
         """
+        require_kind(raw, tuple, "samples and their rate")
         samples_TC, rate = raw
+        require_kind(samples_TC, np.ndarray, "an array of samples")
         if samples_TC.ndim != 2 or samples_TC.dtype.kind != "f":
             raise ValueError(
                 f"expected floating point samples of shape (samples, channels), found {samples_TC.dtype} of shape "

@@ -500,3 +500,18 @@ def test_only_training_rows_are_shuffled(split: Split) -> None:
 def test_batch_size_must_be_positive() -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
         Dots(batch_size=0)
+
+
+def test_some_rows_are_kept_the_first_or_those_that_are_drawn() -> None:
+    kept = {}
+    for drawn in (False, True):
+        data = Dots(num_pictures=200)
+        data.limit("train", 20, drawn=drawn)
+        rows = data.rows("train")
+        assert rows is not None
+        kept[drawn] = [int(name.removeprefix("train/")) for name in rows.ids]
+    assert kept[False] == list(range(20))
+    assert kept[True] == sorted(set(kept[True]))
+    assert len(kept[True]) == 20
+    assert max(kept[True]) > 300
+    assert {row % 2 for row in kept[True]} == {0, 1}  # as each second row would not have it

