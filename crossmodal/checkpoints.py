@@ -152,8 +152,8 @@ def refuse_other_shapes(there: Mapping[str, Tensor], here: Mapping[str, Tensor])
         then, now = (tuple(some[name].shape) if name in some else None for some in (there, here))
         if then != now:
             raise CheckpointMismatchError(
-                f"it is of another model: {name} is {then or 'not'} in the checkpoint, "
-                f"{now or 'not'} in this configuration"
+                f"it is of another model: {name} is {'not' if then is None else then} in the checkpoint, "
+                f"{'not' if now is None else now} in this configuration"
             )
 
 
@@ -186,7 +186,8 @@ def refuse_other_settings(began_with: Path, now: str) -> None:
     """
     for name, before, after in differences(_fixed(began_with.read_text()), _fixed(now)):
         changes_precision = name == "model.feature_store" and None in (before, after)  # see Expert
-        if name.rpartition(".")[2] not in FREE or changes_precision:
+        is_free = name.rpartition(".")[2] in FREE and not name.startswith("model.joined.")
+        if not is_free or changes_precision:
             raise ValueError(
                 f"{name} was {before} and now is {after}: a run goes on as it began (see {began_with}); give the old "
                 "value, or begin a new run without --ckpt_path"

@@ -64,9 +64,13 @@ class ExperimentCLI(LightningCLI):
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         experts = self.model.experts
+        newcomer = self.model.model.newcomer
+        transforms = {
+            name: expert.transform if newcomer in (None, name) else expert.transform.for_evaluation
+            for name, expert in experts.items()
+        }
         # what was trained on other data need not be in this
-        optional = experts if self.model.joined else ()
-        self.datamodule.connect({name: expert.transform for name, expert in experts.items()}, optional=optional)
+        self.datamodule.connect(transforms, optional=experts if newcomer else ())
 
 
 class DataAndModel(ExperimentCLI):

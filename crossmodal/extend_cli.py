@@ -19,10 +19,10 @@ usage: crossmodal extend --model RUN --expert NAME=FOLDER [--like NAME] [--lora 
        crossmodal extend --model RUN --remove NAME
 
 Add a modality to a trained model. Only what is new is trained: the expert's projection and its place in the fusion.
-All else stays as it is, and so does, to the last bit, what the model says of inputs without the new modality; that is
+All else stays as it is, and so does, to the last bit, what the model says of a batch without the new modality; that is
 checked. The result is a run like any other, in runs/NAME/VERSION, and can be extended again.
 
-  --model RUN            the run's folder, such as runs/easy_vqa/0 (its best checkpoint), or a checkpoint
+  --model RUN            the run's folder, such as runs/easy_vqa/0 (best.ckpt, or else last.ckpt), or a checkpoint
   --expert NAME=FOLDER   the new modality, and the folder of its expert, which `crossmodal expert fit` wrote
   --like NAME            begin with the place of this modality: the new expert was aligned to its expert
   --lora RANK            train low-rank changes of the new expert, too
@@ -65,9 +65,13 @@ def read_options(arguments: list[str]) -> tuple[Options | None, list[str]]:
         raise UsageError("extend needs --model RUN, and either --expert NAME=FOLDER or --remove NAME")
     run, checkpoint = run_of(Path(given.model))
     config = read_yaml(run.config)
+    if lacking := [key for key in ("name", "runs", "experts", "model") if key not in config]:
+        raise UsageError(f"{run.config}: has no {lacking[0]}; it is not as `crossmodal fit` wrote it")
     if given.remove is not None:
+        if rest or given.like or given.lora:
+            raise UsageError("--remove takes no other option than --model")
         options = Options(run, checkpoint, _to_remove(given.remove, run, config), None, None, None)
-        return options, ["--config", str(run.config), *rest]
+        return options, ["--config", str(run.config)]
     modality, folder = _to_add(given.expert, run, config)
     if given.like is not None and given.like not in config["experts"]:
         raise UsageError(f"--like {given.like}: {run.path} has no such modality; it has {', '.join(config['experts'])}")

@@ -16,7 +16,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor
 
 from crossmodal import training_cli
-from crossmodal.checkpoints import AtomicCheckpointIO, CheckpointMismatchError, read_checkpoint
+from crossmodal.checkpoints import AtomicCheckpointIO, CheckpointMismatchError, differences, read_checkpoint
 from crossmodal.console import tame_chatter
 from crossmodal.encoding import Encoded, store_tokens
 from crossmodal.errors import TRACEBACK, place_in_own_code, refuse
@@ -28,6 +28,7 @@ from crossmodal.run_folder import RunFolder
 from datamodules.paired import PairedDataModule, Split
 
 MOST_ROWS = 10_000  # whose answers are compared
+PLACES = ("pretrained", "model")  # of weights, which are compared by content
 
 
 class Answers:
@@ -79,14 +80,20 @@ class Answers:
         """
         if self.split is None:
             return f"not compared with the model before: its data has no rows to do so, {self.modality} apart"
+        now = module.model.state_dict()
+        # frozen experts are in no checkpoint; what they are is compared where one is loaded
+        frozen = tuple(f"experts.{name}." for name, expert in self.module.experts.items() if expert.frozen)
+        for name, value in self.module.model.state_dict().items():
+            if name in now and not name.startswith(frozen) and not torch.equal(value.cpu(), now[name].cpu()):
+                raise ValueError(f"{name} was to stay as it is, and has changed")
         num_rows = 0
         for before, after in zip(self.before, self._of(module), strict=True):
             for task, outputs_BC in before.items():
                 if not torch.equal(outputs_BC, after[task]):
                     by = (outputs_BC - after[task]).abs().max().item()
                     raise ValueError(
-                        f"the model's answers to rows without {self.modality} have changed, by up to {by:g} ({task}): "
-                        "its fusion or a head mixes what it should keep apart"
+                        f"the model's answers to rows without {self.modality} have changed, by up to {by:g} ({task}), "
+                        "though no weight has: its fusion or a head lets more depend on what joined than that"
                     )
             num_rows += len(next(iter(before.values())))
         return (
@@ -126,6 +133,9 @@ def extend(run: RunFolder, checkpoint: Path, modality: str, arguments: list[str]
 
         def before_instantiate_classes(self) -> None:
             super().before_instantiate_classes()
+            now = yaml.safe_load(self._parser("fit").dump(self.settings, skip_none=False))
+            refuse_other_model(yaml.safe_load(run.config.read_text()), now, modality)
+            print(f"extending: {checkpoint}", flush=True)
             self.answers = Answers(run, checkpoint, modality)
             self._set_seed()  # the run's own configuration has set its seed
 
@@ -172,10 +182,12 @@ def _remove(run: RunFolder, checkpoint: Path, modality: str) -> None:
         module: CrossModalModule = DataAndModel(["--config", str(folder.config)]).model
         content = read_checkpoint(checkpoint)
         own = {f"model.{name}" for name in before.module.model.own_state(modality)}
-        weights = {name: value for name, value in content["state_dict"].items() if name not in own}
+        state = {name: value for name, value in content["state_dict"].items() if name.startswith("model.")}
+        weights = {name: value for name, value in state.items() if name not in own}
         # what the optimizer knows is of the model that was
-        kept = {key: content[key] for key in ("epoch", "global_step", "pytorch-lightning_version", "outputs")}
-        frozen = {name: print_ for name, print_ in content["frozen_experts"].items() if name != modality}
+        known = ("epoch", "global_step", "pytorch-lightning_version", "outputs")
+        kept = {key: content[key] for key in known if key in content}
+        frozen = {name: print_ for name, print_ in content.get("frozen_experts", {}).items() if name != modality}
         made = folder.checkpoint("best" if checkpoint.stem == "best" else "last")
         AtomicCheckpointIO().save_checkpoint({**kept, "frozen_experts": frozen, "state_dict": weights}, made)
         load(module, made)
@@ -197,10 +209,41 @@ def without(config: dict[str, Any], modality: str) -> dict[str, Any]:
     model["joined"] = model["joined"] or None
     if isinstance(model.get("modality_dropout"), dict):
         model["modality_dropout"].pop(modality, None)
-    aligned = [one for one in model.get("alignments") or [] if modality not in (one.get("init_args") or {}).values()]
     # a name of its own: it must not be what `--ckpt_path last` of the run means
     name = f"{config['name']}_without_{modality}"
-    return {**config, "name": name, "model": {**model, "alignments": aligned or None}}
+    # alignments serve training alone, and what is left is not trained on
+    return {**config, "name": name, "model": {**model, "alignments": None}}
+
+
+def refuse_other_model(before: dict[str, Any], now: dict[str, Any], modality: str) -> None:
+    """Refuse a configuration that changes more of the model than to add a modality: its answers would change.
+
+    Args:
+        before: Of the run that is extended.
+        now: Of the run that it is to become.
+        modality: That joins.
+
+    Raises:
+        ValueError: The message names the key.
+    """
+
+    def fixed(config: dict[str, Any]) -> dict[str, Any]:
+        model = config["model"]
+        joined = {name: how for name, how in (model.get("joined") or {}).items() if name != modality}
+        return {
+            "experts": {name: expert for name, expert in config["experts"].items() if name != modality},
+            "model": {key: model.get(key) for key in ("fusion", "heads")} | {"joined": joined},
+            "features are stored": model.get("feature_store") is not None,  # which `precision: auto` goes by
+        }
+
+    if (now["model"].get("joined") or {}).keys() - before["experts"].keys() != {modality}:
+        raise ValueError("model.joined: that is for `crossmodal extend` to write; leave it out")
+    for name, then, given in differences(fixed(before), fixed(now)):
+        if name.rpartition(".")[2] not in (*PLACES, "sha256"):
+            raise ValueError(
+                f"{name} was {then} and now is {given}: what the model had stays as it is; leave it out of --config, "
+                f"and give keys of the new expert as --experts.{modality}.init_args.KEY"
+            )
 
 
 def _report(encoded: Encoded) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossmodal.checkpoints import put_frozen_back, read_checkpoint, refuse_other_outputs, refuse_other_shapes
 from crossmodal.fusion import Fusion
@@ -37,8 +37,11 @@ def add_joined(fusion: Fusion | None, experts: Mapping[str, Expert], joined: Map
     """Let modalities join the fusion; return the last one, which is to be trained.
 
     Raises:
-        ValueError: There is no fusion or no such expert, or it cannot be like another.
+        ValueError: There is no fusion or no such expert, it cannot be like another, or a modality cannot be called so.
     """
+    for modality in experts:
+        if hasattr(nn.ModuleDict(), modality) or hasattr(nn.ParameterDict(), modality):
+            raise ValueError(f"experts.{modality}: torch has that name for something else; give the modality another")
     if fusion is None:
         if joined:
             raise ValueError("model.joined: modalities join a fusion, but there is none")

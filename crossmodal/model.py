@@ -55,6 +55,8 @@ class CrossModalModel(nn.Module):
         own = () if newcomer is None else self.own_state(newcomer)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and (newcomer is None or name in own))
+        if newcomer is not None:
+            self.train()  # Lightning trains in the mode that it finds
 
     def own_state(self, modality: str) -> set[str]:
         """Return the names of the parameters and buffers that are a modality's own, if it joined later."""

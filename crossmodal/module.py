@@ -116,15 +116,15 @@ class CrossModalModule(LightningModule):
                 f"({encode_workers}) at least 0"
             )
         self.joined = joined or {}
-        first = [modality for modality in experts if modality not in self.joined]
-        built = fusion(first) if fusion is not None and heads else None
+        built = fusion([name for name in experts if name not in self.joined]) if fusion and heads else None
         newcomer = add_joined(built, experts, self.joined)
         width = 0 if built is None else built.width
         made = {task: head(width, len(outputs[task])) for task, head in heads.items()}
         self.model = CrossModalModel(experts, built, made, newcomer=newcomer)
         widths = {modality: expert.width for modality, expert in experts.items()}
-        trained = [modality for modality, expert in experts.items() if not expert.frozen]
-        self.alignments = Alignments((alignment(widths) for alignment in alignments or ()), trained=trained)
+        trained = [name for name, expert in experts.items() if not expert.frozen and newcomer in (None, name)]
+        aligned = [alignment(widths) for alignment in alignments or ()]
+        self.alignments = Alignments((x for x in aligned if newcomer in (None, x.source, x.target)), trained=trained)
         self.objective = objective or TaskObjective()
         self.outputs = outputs
         self.modality_dropout = dropout_rates(modality_dropout, experts)
@@ -163,8 +163,8 @@ class CrossModalModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Encode what is not in the feature store yet, and read from it from here on."""
-        newcomer = self.model.newcomer
-        if stage == "fit" and newcomer is not None and self.trainer.ckpt_path is None:
+        newcomer = self.model.newcomer if stage == "fit" else None
+        if newcomer is not None and self.trainer.ckpt_path is None:
             begin_joined(self.model, self.joined[newcomer], self.outputs)  # before its experts are used
         if self.trainer.world_size > 1:
             raise ValueError("this release trains on one device; set trainer.devices: 1")
@@ -180,8 +180,8 @@ class CrossModalModule(LightningModule):
             rank_zero_info(str(encoded))
 
         splits = (data.predicted_split,) if stage == "predict" else SPLITS_OF_STAGE[stage]
-        if stage == "fit" and newcomer is not None and self.trainer.max_epochs:
-            refuse_without(data, newcomer)
+        if newcomer is not None:
+            refuse_without(data, newcomer, trains=bool(self.trainer.max_epochs))
         if stage != "predict":  # what fit measures in the end would fail only then
             check_targets(data, self.heads, (*splits, "test") if stage == "fit" else splits)
             weigh_classes(data, self.heads)

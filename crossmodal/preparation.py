@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric.utilities import move_data_to_device
+from lightning_utilities.core.rank_zero import rank_zero_info
 from numpy.typing import NDArray
 
 from crossmodal.encoder import in_batches, num_encode_workers
@@ -71,14 +72,17 @@ def check_targets(data: PairedDataModule, heads: Iterable[tuple[str, Head]], spl
                 )
 
 
-def refuse_without(data: PairedDataModule, modality: str) -> None:
-    """Refuse a training split that lacks a modality.
+def refuse_without(data: PairedDataModule, modality: str, *, trains: bool) -> None:
+    """Refuse a training split that lacks a modality, or say so where nothing is to be trained.
 
     Raises:
         ValueError: No row has it.
     """
     rows = data.rows("train")
     if rows is not None and not len(rows.used(modality)):
+        if not trains:
+            rank_zero_info(f"no row of {type(data).__name__} has {modality}: no figure is of it")
+            return
         raise ValueError(
             f"model.joined.{modality}: no row of the training split of {type(data).__name__} has it, so that there is "
             "nothing to train; give data that has, or trainer.max_epochs: 0"

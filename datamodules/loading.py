@@ -53,7 +53,9 @@ class EpochBatches(Sampler[NDArray[np.int64]]):
     @property
     def settings(self) -> dict[str, int]:
         """What the batches of an epoch depend on."""
-        return {"rows": self.num_rows, "batch_size": self.batch_size, "seed of the order": self.seed}
+        sizes = 0 if self.sizes is None or not self.shuffle else zlib.crc32(self.sizes.tobytes())
+        order = {"rows": self.num_rows, "batch_size": self.batch_size, "seed of the order": self.seed}
+        return {**order, "sizes of the rows": sizes}
 
     def __len__(self) -> int:
         return -(-self.num_rows // self.batch_size)

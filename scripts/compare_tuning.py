@@ -44,7 +44,7 @@ def main() -> None:
                 "class_path": "experts.adapters.TunedExpert",
                 "init_args": {"expert": image, **NEITHER, **arguments},
             }
-        name = f"compare_tuning/{way.split(',')[0].replace(' ', '_')}"
+        name = f"compare_tuning/{len(found)}"
         epochs = 1 if options.quick else options.epochs
         done = crossmodal(
             *("fit", "--config", CONFIG, "--experts.image", json.dumps(expert), "--name", name),

@@ -17,10 +17,11 @@ NOISE_SAMPLES = 1 << 18
 
 
 class Background(nn.Module):
-    """Adds pink noise, or three other sounds of the batch, to the power of log-mel frames; in training mode only.
+    """Adds pink noise, or three sounds drawn from the batch, to the power of log-mel frames; in training mode only.
 
-    How loud, and which of the two, is drawn for each sound by torch's generator. Powers of sounds that have nothing to
-    do with each other add up, all but their phases: that is as good to train on as a sum of samples, and costs less.
+    Of a small batch some of the three are the same, and of a batch of one they are that sound, begun elsewhere. How
+    loud, and which of the two, is drawn for each sound by torch's generator. Powers of sounds that have nothing to do
+    with each other add up, all but their phases: that is as good to train on as a sum of samples, and costs less.
 
     Args:
         share: Of the sounds that are given any; 0 for none.

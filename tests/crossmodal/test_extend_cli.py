@@ -143,6 +143,11 @@ def test_what_joined_first_can_leave_first(crossmodal: Zygote, folder: Path, rea
     status, output = crossmodal.run("extend", "--model", "runs/other/0", "--remove", "question", cwd=folder)
     assert status == 0, output
     assert "bit for bit" in output
+    status, output = crossmodal.run(
+        "extend", "--model", "runs/other/0", "--remove", "question", "--name", "x", cwd=folder
+    )
+    assert status == 2
+    assert "--remove takes no other option than --model" in output
     config = yaml.safe_load((folder / "runs" / "other_without_question" / "0" / "config.yaml").read_text())
     assert config["model"]["joined"]["labs"]["like"] is None
 
@@ -175,7 +180,69 @@ def test_a_changed_answer_is_found(crossmodal: Zygote, folder: Path, read: str) 
     assert "the model's answers to rows without question have changed, by up to" in output
 
 
+def test_a_trained_expert_stays_as_it_is(crossmodal: Zygote, folder: Path) -> None:
+    """It has batch norms, which learn in training mode even where no gradient flows."""
+    trained = ("--experts.image.init_args.freeze", "false", "--name", "trained")
+    status, output = crossmodal.run("fit", "--config", "dots.yaml", *trained, cwd=folder)
+    assert status == 0, output
+    command = ("extend", "--model", "runs/trained/0", "--expert", "question=text", "--config", "read.yaml")
+    status, output = crossmodal.run(*command, "--name", "beside", "--trainer.max_epochs", 1, cwd=folder)
+    assert status == 0, output
+    assert "bit for bit" in output
+
+
+ALIGNED = """
+name: aligned
+data: {class_path: datamodules.synthetic.Dots}
+model:
+  alignments:
+    - {class_path: crossmodal.alignment.InfoNCE, init_args: {source: question, target: thoughts}}
+trainer: {max_epochs: 1}
+"""
+
+
+def test_alignments_help_to_train_and_go_with_the_modality(crossmodal: Zygote, folder: Path, read: str) -> None:
+    (folder / "aligned.yaml").write_text(ALIGNED.replace("thoughts", "more"))
+    first = ("extend", "--model", "runs/dots/0", "--expert", "more=text", "--trainer.max_epochs", 0, "--name", "more")
+    assert crossmodal.run(*first, cwd=folder)[0] == 0
+    command = ("extend", "--model", "runs/more/0", "--expert", "question=text", "--lora", 2)
+    status, output = crossmodal.run(*command, "--config", "aligned.yaml", cwd=folder)
+    assert status == 0, output
+    assert "alignments.alignments.0.log_scale" in state_of(folder / "runs" / "aligned" / "0")
+    status, output = crossmodal.run("extend", "--model", "runs/aligned/0", "--remove", "question", cwd=folder)
+    assert status == 0, output
+    assert "bit for bit" in output
+
+
+def test_it_goes_on_with_the_same_model_alone(crossmodal: Zygote, folder: Path, read: str) -> None:
+    assert crossmodal.run("fit", "--config", "dots.yaml", "--name", "twin", cwd=folder)[0] == 0
+    assert crossmodal.run(*EXTEND, "--name", "same", "--trainer.max_epochs", 1, cwd=folder)[0] == 0
+    twin = ("extend", "--model", "runs/twin/0", *EXTEND[3:], "--name", "same", "--ckpt_path", "last")
+    status, output = crossmodal.run(*twin, "--trainer.max_epochs", 2, cwd=folder)
+    assert status == 1
+    assert "model.joined.question.model was runs/dots/0/checkpoints/best.ckpt and now is runs/twin/0" in output
+
+
+CHANGES = {
+    "experts: {question: {init_args: {precision: float32}}}": "experts.image was {",
+    "model: {feature_store: null}": "features are stored was True and now is False",
+    "model: {fusion: {init_args: {top_k: 1}}}": "model.fusion.init_args.top_k was 4 and now is 1",
+    "model: {joined: null}": "model.joined: that is for `crossmodal extend` to write",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_configuration_that_changes_the_model_is_refused(crossmodal: Zygote, folder: Path, change: str) -> None:
+    (folder / "change.yaml").write_text(f"{change}\n")
+    command = ("extend", "--model", "runs/dots/0", "--expert", "question=text", "--config", "change.yaml")
+    status, output = crossmodal.run(*command, "--trainer.max_epochs", 0, cwd=folder)
+    assert status == 1, output
+    assert CHANGES[change] in output
+
+
 BAD = [
+    (("--model", "runs/dots/0", "--remove", "image", "--like", "x"), 2, "--remove"),
+    (("--model", "runs/dots/0", "--expert", "keys=text"), 1, "experts.keys: torch has that name for something else"),
     (("--model", "runs/dots/7", "--expert", "question=text"), 2, "--model runs/dots/7: no run"),
     (("--model", "runs/dots/0"), 2, "extend needs --model RUN, and either --expert NAME=FOLDER or --remove NAME"),
     (("--model", "runs/dots/0", "--expert", "text"), 2, "--expert text: expected NAME=FOLDER"),

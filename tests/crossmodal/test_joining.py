@@ -68,6 +68,11 @@ def extended(kind: str, path: str, *, like: str | None = None, trained: bool = T
     return shaken(model, only=model.own_state("speech")) if trained else model
 
 
+def modes(model: CrossModalModel) -> set[str]:
+    """The modules in training mode."""
+    return {name for name, module in model.named_modules() if module.training}
+
+
 OLD = {"image": [0, 0, 1, -1, -1], "question": [0, 1, -1, 1, -1]}
 
 
@@ -128,6 +133,10 @@ def test_only_what_is_new_trains(kind: str, before: tuple[CrossModalModel, str])
     own = model.own_state("speech")
     assert own == model.state_dict().keys() - old.state_dict().keys()
     assert {name for name, one in model.named_parameters() if one.requires_grad} == own
+    assert not any(module.training for module in model.modules())  # `shaken` left it in eval mode
+    fresh = CrossModalModel(dict(model.experts), model.fusion, {}, newcomer="speech")  # type: ignore[arg-type]
+    assert modes(fresh) == {name for name in modes(fresh) if name.startswith(("experts.speech", "projections.speech"))}
+    assert "projections.speech.linear" in modes(fresh)  # in the mode in which Lightning finds it
     model.train()
     training = {name for name, module in model.named_modules() if module.training}
     assert training == {
@@ -189,6 +198,12 @@ def test_what_does_not_fit_is_refused(kind: str, before: tuple[CrossModalModel, 
         extended(kind, path, like="text")
     with pytest.raises(ValueError, match=r"model\.joined\.labs: there is no expert for it; there are image, speech"):
         built(kind, "image", "speech", joined={"labs": Joined(path)})
+
+
+@pytest.mark.parametrize("name", ["keys", "training", "type"])
+def test_a_name_that_torch_has_taken_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"experts\.{name}: torch has that name for something else"):
+        add_joined(None, {name: Tiny(5, freeze=True)}, {})
 
 
 def test_a_frozen_expert_must_be_the_one_that_it_was(kind: str, tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_gates_are_kept_where_a_modality_joins_or_leaves(crossmodal: Zygote, fol
     }
     status, output = crossmodal.run("extend", "--model", "runs/second/0", "--remove", "thermal", cwd=folder)
     assert status == 0, output
-    left = folder / "runs" / "second" / "1"
+    left = folder / "runs" / "second_without_thermal" / "0"
     assert sorted(one.name for one in (left / "gates").iterdir()) == ["image.safetensors", "question.safetensors"]
     status, output = crossmodal.run("route", "--model", left, "day01.png", cwd=folder)
     assert status == 0, output
