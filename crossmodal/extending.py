@@ -18,10 +18,9 @@ from torch import Tensor
 from crossmodal import training_cli
 from crossmodal.checkpoints import AtomicCheckpointIO, CheckpointMismatchError, differences, read_checkpoint
 from crossmodal.console import tame_chatter
-from crossmodal.encoding import Encoded, store_tokens
 from crossmodal.errors import TRACEBACK, place_in_own_code, refuse
 from crossmodal.experiment_cli import MISTAKES, DataAndModel
-from crossmodal.gates import copy_gates, fit_gates, fit_missing
+from crossmodal.gates import copy_gates, fit_gates, fit_missing, store_split
 from crossmodal.joining import answers
 from crossmodal.module import CrossModalModule
 from crossmodal.run_folder import RunFolder
@@ -55,17 +54,7 @@ class Answers:
         self.split = next((split for split in splits if self.data.rows(split) is not None), None)
         if self.split is not None:
             self.data.limit(self.split, MOST_ROWS)
-            store_tokens(
-                kept,
-                self.data,
-                self.module.feature_store,
-                (self.split,),
-                batch_size=self.module.encode_batch_size,
-                device=torch.device("cpu"),
-                report=_report,
-                show_progress=False,
-                num_workers=self.module.encode_workers,
-            )
+            store_split(self.module, kept, self.data, self.split)
             self.before = self._of(self.module)
 
     def _of(self, module: CrossModalModule) -> list[dict[str, Tensor]]:
@@ -244,8 +233,3 @@ def refuse_other_model(before: dict[str, Any], now: dict[str, Any], modality: st
                 f"{name} was {then} and now is {given}: what the model had stays as it is; leave it out of --config, "
                 f"and give keys of the new expert as --experts.{modality}.init_args.KEY"
             )
-
-
-def _report(encoded: Encoded) -> None:
-    if encoded.encoded:
-        print(encoded, flush=True)

@@ -24,7 +24,7 @@ from crossmodal.feature_files import temporary_name
 from crossmodal.module import CrossModalModule
 from crossmodal.novelty import MOST_INPUTS, Autoencoder, fit_autoencoder
 from crossmodal.run_folder import RunFolder
-from datamodules.paired import PairedDataModule
+from datamodules.paired import PairedDataModule, Split
 from datamodules.sources import RawReader, Reader
 from experts.base import Expert
 
@@ -106,21 +106,26 @@ def fit_missing(run: RunFolder, module: CrossModalModule, data: PairedDataModule
         return
     try:
         data.limit("train", MOST_INPUTS, drawn=True)
-        store_tokens(
-            {modality: module.experts[modality] for modality in missing},
-            data,
-            module.feature_store,
-            ("train",),
-            batch_size=module.encode_batch_size,
-            device=torch.device("cpu"),
-            report=_report,
-            show_progress=False,
-            num_workers=module.encode_workers,
-        )
+        store_split(module, missing, data, "train")
     except (ValueError, OSError) as error:  # such as data that are there no more: the gates are not the run
         print(f"no gate for {', '.join(missing)}: {error}", flush=True)
         return
     fit_gates(run, module, data, missing)
+
+
+def store_split(module: CrossModalModule, modalities: Iterable[str], data: PairedDataModule, split: Split) -> None:
+    """Let data give the tokens of a model that no trainer runs, where they can be stored; what lacks is encoded."""
+    store_tokens(
+        {modality: module.experts[modality] for modality in modalities},
+        data,
+        module.feature_store,
+        (split,),
+        batch_size=module.encode_batch_size,
+        device=torch.device("cpu"),
+        report=_report,
+        show_progress=False,
+        num_workers=module.encode_workers,
+    )
 
 
 def fit_gates(run: RunFolder, module: CrossModalModule, data: PairedDataModule, modalities: Iterable[str]) -> None:
