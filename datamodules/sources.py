@@ -112,58 +112,42 @@ def _code_of(load: Any) -> bytes:
     return hashlib.blake2b(f"{DECODING} {own}".encode(), digest_size=KEY_BYTES).digest()
 
 
-class ImageFiles(Source):
-    """Pictures in files that Pillow reads."""
+class Files(Source):
+    """Files, each an input; a subclass loads one."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def name(self, position: int) -> str:
+        """Return the path."""
+        return str(self.paths[position])
+
+    def content(self, position: int) -> bytes:
+        """Return the file's bytes."""
+        return read_file(self.paths[position])
+
+
+class ImageFiles(Files):
+    """Pictures in files that Pillow reads."""
 
     def load(self, position: int) -> Image.Image:
         """Open one picture."""
         return decode_image(self.content(position))
 
-    def name(self, position: int) -> str:
-        """Return the path."""
-        return str(self.paths[position])
 
-    def content(self, position: int) -> bytes:
-        """Return the file's bytes."""
-        return read_file(self.paths[position])
-
-
-class AudioFiles(Source):
+class AudioFiles(Files):
     """Sounds in files that libsndfile reads."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     def load(self, position: int) -> tuple[NDArray[np.float32], int]:
         """Return samples of shape (T, C), T samples in C channels, and their rate in Hz."""
         return decode_audio(self.content(position))
 
-    def name(self, position: int) -> str:
-        """Return the path."""
-        return str(self.paths[position])
 
-    def content(self, position: int) -> bytes:
-        """Return the file's bytes."""
-        return read_file(self.paths[position])
-
-
-class AnyFiles(Source):
+class AnyFiles(Files):
     """Files whose names tell what they hold: sound, an array, text (.txt), or else a picture."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     def load(self, position: int) -> Any:
         """Return a picture, (samples, rate), an array or a text.
@@ -177,14 +161,6 @@ class AnyFiles(Source):
         if suffix in ARRAY_SUFFIXES:
             return decode_array(content, suffix)
         return _decode_text(content) if suffix == ".txt" else decode_image(content)
-
-    def name(self, position: int) -> str:
-        """Return the path."""
-        return str(self.paths[position])
-
-    def content(self, position: int) -> bytes:
-        """Return the file's bytes."""
-        return read_file(self.paths[position])
 
 
 def _decode_text(content: bytes) -> str:
