@@ -27,7 +27,7 @@ from crossmodal.run_folder import RunFolder
 from datamodules.paired import PairedDataModule, Split
 
 MOST_ROWS = 10_000  # whose answers are compared
-PLACES = ("pretrained", "model")  # of weights, which are compared by content
+PLACES = ("pretrained", "model", "sha256")  # of weights, which are compared by content
 
 
 class Answers:
@@ -228,7 +228,7 @@ def refuse_other_model(before: dict[str, Any], now: dict[str, Any], modality: st
     if (now["model"].get("joined") or {}).keys() - before["experts"].keys() != {modality}:
         raise ValueError("model.joined: that is for `crossmodal extend` to write; leave it out")
     for name, then, given in differences(fixed(before), fixed(now)):
-        if name.rpartition(".")[2] not in (*PLACES, "sha256"):
+        if name.rpartition(".")[2] not in PLACES:
             raise ValueError(
                 f"{name} was {then} and now is {given}: what the model had stays as it is; leave it out of --config, "
                 f"and give keys of the new expert as --experts.{modality}.init_args.KEY"

@@ -21,7 +21,7 @@ Say which of a model's experts knows each input: by the error of reconstructing 
 for the expert's own training inputs. Up to 1 an expert knows the input, and the least error wins; above 1 for all, it
 is new. Experts that take no such input have no part in it.
 
-  --model RUN        the run's folder, such as runs/easy_vqa/0 (its best checkpoint), or a checkpoint
+  --model RUN        the run's folder, such as runs/easy_vqa/0 (best.ckpt, or else last.ckpt), or a checkpoint
   FILE               a picture, a sound, an array (.npy, .npz, .pt) or a text (.txt)
   --output FILE.csv  write the table, too
   --fit              first fit the gates that the run lacks to its training data; `crossmodal extend` does so by itself
