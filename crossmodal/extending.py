@@ -6,6 +6,7 @@ Legend: B rows, C outputs.
 from __future__ import annotations
 
 import copy
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,21 @@ from typing import Any
 import torch
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser
+from rich.progress import track
 from torch import Tensor
 
 from crossmodal import training_cli
 from crossmodal.checkpoints import AtomicCheckpointIO, CheckpointMismatchError, differences, read_checkpoint
-from crossmodal.console import tame_chatter
+from crossmodal.console import is_terminal, tame_chatter
 from crossmodal.errors import TRACEBACK, place_in_own_code, refuse
 from crossmodal.experiment_cli import MISTAKES, DataAndModel
-from crossmodal.gates import copy_gates, fit_gates, fit_missing, store_split
+from crossmodal.gates import MOST_ENCODED, copy_gates, fit_gates, fit_missing, store_split
 from crossmodal.joining import answers
 from crossmodal.module import CrossModalModule
 from crossmodal.run_folder import RunFolder
 from datamodules.paired import PairedDataModule, Split
 
-MOST_ROWS = 10_000  # whose answers are compared
+MOST_ROWS = 10_000  # whose answers are compared, where the tokens of all experts are stored
 PLACES = ("pretrained", "model", "sha256")  # of weights, which are compared by content
 
 
@@ -37,29 +39,47 @@ class Answers:
         run: Its configuration and data.
         checkpoint: Its weights.
         modality: That the rows lack.
+        data: As a configuration has it: taken where the run's own data cannot be read any more.
 
     Raises:
-        ValueError: The checkpoint does not fit the configuration.
+        ValueError: The checkpoint does not fit the configuration, or there is no data to read.
     """
 
-    def __init__(self, run: RunFolder, checkpoint: Path, modality: str) -> None:
-        experiment = DataAndModel(["--config", str(run.config)])
+    def __init__(self, run: RunFolder, checkpoint: Path, modality: str, *, data: dict[str, Any] | None = None) -> None:
+        self.modality = modality
+        try:
+            self._read(["--config", str(run.config)])
+        except MISTAKES as error:
+            if data is None:
+                raise
+            print(f"the data of {run.path} cannot be read ({error}): answers to the new data are compared", flush=True)
+            self._read(["--config", str(run.config), "--data", json.dumps(data)])
+        load(self.module, checkpoint)
+        if self.split is not None:
+            store_split(self.module, self.kept, self.data, self.split)
+            self.before = self._of(self.module)
+
+    def _read(self, arguments: list[str]) -> None:
+        experiment = DataAndModel(arguments)
         self.module: CrossModalModule = experiment.model
         self.data: PairedDataModule = experiment.datamodule
-        self.modality = modality
-        load(self.module, checkpoint)
-        kept = {name: expert for name, expert in self.module.experts.items() if name != modality}
-        self.data.connect({name: expert.transform for name, expert in kept.items()}, optional=kept)
+        self.kept = {name: expert for name, expert in self.module.experts.items() if name != self.modality}
+        self.data.connect({name: expert.transform for name, expert in self.kept.items()}, optional=self.kept)
         splits: tuple[Split, ...] = ("val", "test")
         self.split = next((split for split in splits if self.data.rows(split) is not None), None)
         if self.split is not None:
-            self.data.limit(self.split, MOST_ROWS)
-            store_split(self.module, kept, self.data, self.split)
-            self.before = self._of(self.module)
+            stored = self.module.feature_store is not None and all(expert.frozen for expert in self.kept.values())
+            self.data.limit(self.split, MOST_ROWS if stored else MOST_ENCODED)
 
     def _of(self, module: CrossModalModule) -> list[dict[str, Tensor]]:
         assert self.split is not None
-        return answers(module.model, self.data.dataloader(self.split) or (), torch.device("cpu"))
+        batches = track(
+            self.data.dataloader(self.split) or (),
+            description="comparing answers",
+            transient=True,
+            disable=not is_terminal(),
+        )
+        return answers(module.model, batches, torch.device("cpu"))
 
     def check(self, module: CrossModalModule) -> str:
         """Say that another model answers the same, to the last bit.
@@ -125,8 +145,6 @@ def extend(run: RunFolder, checkpoint: Path, modality: str, arguments: list[str]
             now = yaml.safe_load(self._parser("fit").dump(self.settings, skip_none=False))
             refuse_other_model(yaml.safe_load(run.config.read_text()), now, modality)
             print(f"extending: {checkpoint}", flush=True)
-            self.answers = Answers(run, checkpoint, modality)
-            self._set_seed()  # the run's own configuration has set its seed
 
         def fit(self, **kwargs: Any) -> None:
             super().fit(**kwargs)
@@ -136,9 +154,11 @@ def extend(run: RunFolder, checkpoint: Path, modality: str, arguments: list[str]
             if not last.exists():  # where nothing was to be trained
                 self.trainer.save_checkpoint(last)
             load(self.model, best if best.exists() else last)
-            print(self.answers.check(self.model), flush=True)
-            copy_gates(run, self.run_folder, self.answers.module.experts)
-            fit_missing(self.run_folder, self.answers.module, self.answers.data)
+            new_data = yaml.safe_load(self._parser("fit").dump(self.settings, skip_none=False))["data"]
+            before = Answers(run, checkpoint, modality, data=new_data)
+            print(before.check(self.model), flush=True)
+            copy_gates(run, self.run_folder, before.kept)
+            fit_missing(self.run_folder, before.module, before.data)
             fit_gates(self.run_folder, self.model, self.datamodule, [modality])
 
     return training_cli.main(ExtendCLI)

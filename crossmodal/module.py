@@ -39,7 +39,7 @@ from crossmodal.preparation import (
     dropout_rates,
     learn_priors,
     learn_statistics,
-    refuse_without,
+    train_by_rows_with,
     weigh_classes,
 )
 from datamodules.batch import PairedBatch
@@ -180,8 +180,8 @@ class CrossModalModule(LightningModule):
             rank_zero_info(str(encoded))
 
         splits = (data.predicted_split,) if stage == "predict" else SPLITS_OF_STAGE[stage]
-        if newcomer is not None:
-            refuse_without(data, newcomer, trains=bool(self.trainer.max_epochs))
+        if newcomer is not None and self.trainer.max_epochs:
+            train_by_rows_with(data, newcomer)
         if stage != "predict":  # what fit measures in the end would fail only then
             check_targets(data, self.heads, (*splits, "test") if stage == "fit" else splits)
             weigh_classes(data, self.heads)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from crossmodal.encoder import in_batches, num_encode_workers
 from crossmodal.heads import Head
+from datamodules.batch import ABSENT
 from datamodules.faults import Fault
 from datamodules.loading import BatchLoader
 from datamodules.paired import PairedDataModule, Split
@@ -72,21 +73,23 @@ def check_targets(data: PairedDataModule, heads: Iterable[tuple[str, Head]], spl
                 )
 
 
-def refuse_without(data: PairedDataModule, modality: str, *, trains: bool) -> None:
-    """Refuse a training split that lacks a modality, or say so where nothing is to be trained.
+def train_by_rows_with(data: PairedDataModule, modality: str) -> None:
+    """Leave out training rows that lack a modality: where all else is frozen they teach nothing.
 
     Raises:
         ValueError: No row has it.
     """
-    rows = data.rows("train")
-    if rows is not None and not len(rows.used(modality)):
-        if not trains:
-            rank_zero_info(f"no row of {type(data).__name__} has {modality}: no figure is of it")
-            return
+    if (rows := data.rows("train")) is None:
+        return
+    count = int((rows.index[modality] != ABSENT).sum())
+    if not count:
         raise ValueError(
             f"model.joined.{modality}: no row of the training split of {type(data).__name__} has it, so that there is "
             "nothing to train; give data that has, or trainer.max_epochs: 0"
         )
+    if count < len(rows):
+        rank_zero_info(f"{modality}: trained by the {count:,} of {len(rows):,} training rows that have it")
+        data.keep_having("train", modality)
 
 
 def weigh_classes(data: PairedDataModule, heads: Iterable[tuple[str, Head]]) -> None:

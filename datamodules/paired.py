@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningDataModule
 
+from datamodules.batch import ABSENT
 from datamodules.faults import Fault, Quarantine
 from datamodules.loading import EpochBatches, ResumableLoader
 from datamodules.rows import PairedDataset, PairedRows
@@ -28,6 +30,7 @@ Split = Literal["train", "val", "test", "predict"]
 class _State:
     transforms: dict[str, InputTransform] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
+    told: set[str] = field(default_factory=set)  # modalities that are known to be absent
     rows: dict[Split, PairedRows] = field(default_factory=dict)
     readers: dict[Split, dict[str, Reader]] = field(default_factory=dict)
     dropout: dict[str, float] = field(default_factory=dict)
@@ -112,7 +115,11 @@ class PairedDataModule(LightningDataModule, ABC):
             if len(rows) == 0:
                 raise ValueError(f"the {split} split of {type(self).__name__} has no rows")
             missing = self._paired.transforms.keys() - rows.sources.keys()
-            rows = rows.lacking(missing & self._paired.optional)
+            if absent := missing & self._paired.optional:
+                rows = rows.lacking(absent)
+                if absent - self._paired.told:
+                    rank_zero_info(f"{type(self).__name__} has no {', '.join(sorted(absent))}: its rows go without")
+                    self._paired.told |= absent
             if missing := missing - self._paired.optional:
                 raise ValueError(
                     f"experts.{min(missing)}: {type(self).__name__} has no such modality; it has "
@@ -127,6 +134,12 @@ class PairedDataModule(LightningDataModule, ABC):
         if rows is not None and count < len(rows):
             chosen = np.random.default_rng(self.seed).permutation(len(rows)) if drawn else np.arange(count)
             self._paired.rows[split] = rows.select(np.sort(chosen[:count]))
+
+    def keep_having(self, split: Split, modality: str) -> None:
+        """Keep only a split's rows that have a modality; the inputs of others are not read."""
+        rows = self.rows(split)
+        if rows is not None:
+            self._paired.rows[split] = rows.select(np.flatnonzero(rows.index[modality] != ABSENT))
 
     def readers(self, split: Split) -> dict[str, Reader]:
         """Return the split's readers by modality. They may be replaced, as the feature store does."""

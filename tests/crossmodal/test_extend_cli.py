@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,32 @@ def state_of(run: Path, name: str = "best") -> dict[str, torch.Tensor]:
 
 def test_it_trains_what_is_new_and_says_that_the_rest_is_as_it_was(folder: Path, read: str) -> None:
     assert "unchanged: 64 rows of the val split without question are answered as before, bit for bit" in read
+    assert re.search(r"question: trained by the \d+ of 128 training rows that have it", read)
     before, after = state_of(folder / "runs" / "dots" / "0"), state_of(folder / "runs" / "reads" / "0")
     assert all(torch.equal(after[name], value) for name, value in before.items())
     new = after.keys() - before.keys()
     assert {name.split(".")[1] for name in new} == {"projections", "fusion"}
     figures = json.loads((folder / "runs" / "reads" / "0" / "metrics.json").read_text())
     assert figures["parameters/trained"] == sum(after[name].numel() for name in new)
+
+
+def test_a_run_whose_data_is_gone_can_be_extended(crossmodal: Zygote, folder: Path) -> None:
+    """Its own rows are compared where they can be read; else those of the new data."""
+    moved = folder / "runs" / "moved" / "0"
+    shutil.copytree(folder / "runs" / "dots" / "0", moved)
+    config = yaml.safe_load((moved / "config.yaml").read_text())
+    columns = {"image": {"type": "image", "column": "picture"}}
+    targets = {"answer": {"type": "class", "column": "answer"}}
+    gone = {"train": "gone.csv", "modalities": columns, "targets": targets}
+    config["data"] = {"class_path": "datamodules.manifest.Manifest", "init_args": gone}
+    (moved / "config.yaml").write_text(yaml.safe_dump(config))
+    command = ("extend", "--model", "runs/moved/0", "--expert", "question=text", "--config", "read.yaml")
+    status, output = crossmodal.run(*command, "--name", "elsewhere", "--trainer.max_epochs", 1, cwd=folder)
+    assert status == 0, output
+    assert "the data of runs/moved/0 cannot be read (gone.csv: cannot be read" in output
+    assert "rows of the val split without question are answered as before, bit for bit" in output
+    command = ("extend", "--model", "runs/elsewhere/0", "--remove", "question")
+    assert crossmodal.run(*command, cwd=folder)[0] == 0
 
 
 def test_predictions_without_the_newcomer_are_those_of_before(crossmodal: Zygote, folder: Path, read: str) -> None:

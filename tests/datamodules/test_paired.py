@@ -515,3 +515,24 @@ def test_some_rows_are_kept_the_first_or_those_that_are_drawn() -> None:
     assert len(kept[True]) == 20
     assert max(kept[True]) > 300
     assert {row % 2 for row in kept[True]} == {0, 1}  # as each second row would not have it
+
+
+def test_only_rows_that_have_a_modality_are_kept() -> None:
+    data = Dots(num_pictures=200, absent=0.2)
+    before = data.rows("train")
+    assert before is not None
+    data.keep_having("train", "question")
+    rows = data.rows("train")
+    assert rows is not None
+    assert 0 < len(rows) < len(before)
+    assert (rows.index["question"] != ABSENT).all()
+    assert list(rows.ids) == [before.ids[row] for row in np.flatnonzero(before.index["question"] != ABSENT)]
+
+
+def test_what_the_data_lacks_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    data = Dots()
+    data.connect({"image": Pixels(), "speech": Pixels()}, optional=["speech"])
+    with caplog.at_level("INFO"):
+        batches = [batch for split in ("train", "val") for batch in data.dataloader(split) or ()]
+    assert all("speech" not in batch.inputs and not batch.present("speech").any() for batch in batches)
+    assert caplog.text.count("Dots has no speech: its rows go without") == 1
