@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from crossmodal.fusion import ConcatFusion, Fusion, WorkspaceFusion
-from crossmodal.fusion.workspace import CrossAttention
+from crossmodal.fusion.layers import CrossAttention
 from experts.base import ExpertTokens
 
 WIDTH = 16

@@ -1,0 +1,76 @@
+"""What fusions are made of.
+
+Legend: B rows, N sources, L readers, D width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from readers to sources, with an optional competition.
+
+    Args:
+        width: D of both.
+        num_heads: H.
+        top_k: For each reader and head only the so many best sources count; 0 for all.
+    """
+
+    def __init__(self, width: int, *, num_heads: int, top_k: int = 0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.top_k = top_k
+        self.norm_reader = nn.LayerNorm(width)
+        self.norm_source = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, readers_BLD: Tensor, sources_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        """Return what the readers take in, shape (B, L, D); each row must have a source."""
+        query_BHLK = self._split(self.query(self.norm_reader(readers_BLD)))
+        key_BHNK, value_BHNK = map(self._split, self.key_value(self.norm_source(sources_BND)).chunk(2, dim=-1))
+        allowed = None if mask_BN is None else mask_BN[:, None, None, :]
+        if 0 < self.top_k < sources_BND.shape[1]:
+            allowed = self._winners(query_BHLK, key_BHNK, allowed)
+        read_BHLK = F.scaled_dot_product_attention(query_BHLK, key_BHNK, value_BHNK, attn_mask=allowed)
+        read_BLD: Tensor = self.out(read_BHLK.transpose(1, 2).flatten(2))
+        return read_BLD
+
+    def _split(self, values_BND: Tensor) -> Tensor:
+        rows, count, width = values_BND.shape
+        return values_BND.view(rows, count, self.num_heads, width // self.num_heads).transpose(1, 2)
+
+    def _winners(self, query_BHLK: Tensor, key_BHNK: Tensor, allowed: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            scores_BHLN = query_BHLK @ key_BHNK.transpose(-1, -2)
+            if allowed is not None:
+                scores_BHLN = scores_BHLN.masked_fill(~allowed, -torch.inf)
+            best = scores_BHLN.topk(self.top_k, dim=-1).indices
+            winners = torch.zeros_like(scores_BHLN, dtype=torch.bool).scatter_(-1, best, True)
+            return winners if allowed is None else winners & allowed
+
+
+class FeedForward(nn.Module):
+    """A gated residual layer (Shazeer 2020, arXiv 2002.05202); the gate lets tokens multiply.
+
+    Args:
+        width: D.
+        dropout: Before the residual sum.
+    """
+
+    def __init__(self, width: int, *, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.gate_value = nn.Linear(width, 4 * width)
+        self.out = nn.Linear(2 * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, values_BND: Tensor) -> Tensor:
+        """Mix each token's own channels."""
+        gate, value = self.gate_value(self.norm(values_BND)).chunk(2, dim=-1)
+        mixed_BND: Tensor = values_BND + self.dropout(self.out(F.silu(gate) * value))
+        return mixed_BND
