@@ -106,6 +106,8 @@ def _run(arguments: list[str]) -> int:
         there = ", ".join((*TRAINING, *LIKE_FIT))
         return refuse(f"no command {command!r}; there are init, {there}, route and cache", 2)
     main_of: Callable[[list[str]], int] | None = None
+    if command in LIKE_FIT and "--help.all" in rest:
+        command = "fit"  # whose keys they take
     if command in LIKE_FIT:
         own = import_module(LIKE_FIT[command])
         try:
@@ -140,7 +142,7 @@ def _run(arguments: list[str]) -> int:
     except UsageError as error:
         return refuse(error, 2)
     _keep_out_of_home()
-    if main_of is not None and "--help.all" not in rest:
+    if main_of is not None:
         return main_of(rest)
     from crossmodal import training_cli
 

@@ -305,3 +305,9 @@ def test_help(crossmodal: Zygote, tmp_path: Path, arguments: tuple[str, ...]) ->
     status, output = crossmodal.run("extend", *arguments, cwd=tmp_path)
     assert status == 0
     assert output.startswith("usage: crossmodal extend --model RUN")
+
+
+def test_help_of_all_keys_needs_no_model(crossmodal: Zygote, tmp_path: Path) -> None:
+    status, output = crossmodal.run("extend", "--help.all", cwd=tmp_path)
+    assert status == 0
+    assert "--model.joined" in output
