@@ -174,6 +174,20 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     return content
 
 
+def load_weights(module: LightningModule, checkpoint: Path) -> None:
+    """Give a module a checkpoint's weights.
+
+    Raises:
+        ValueError: It cannot be read, or does not fit.
+    """
+    content = read_checkpoint(checkpoint)
+    try:
+        module.on_load_checkpoint(content)
+    except CheckpointMismatchError as error:
+        raise ValueError(f"{checkpoint} does not fit: {error}") from error
+    module.load_state_dict(content["state_dict"])
+
+
 def refuse_other_settings(began_with: Path, now: str) -> None:
     """Refuse to go on with other settings than a run began with: its checkpoint would override some in silence.
 

@@ -18,7 +18,7 @@ from rich.progress import track
 from torch import Tensor
 
 from crossmodal import training_cli
-from crossmodal.checkpoints import AtomicCheckpointIO, CheckpointMismatchError, differences, read_checkpoint
+from crossmodal.checkpoints import AtomicCheckpointIO, differences, load_weights, read_checkpoint
 from crossmodal.console import is_terminal, tame_chatter
 from crossmodal.errors import TRACEBACK, place_in_own_code, refuse
 from crossmodal.experiment_cli import MISTAKES, DataAndModel
@@ -26,6 +26,7 @@ from crossmodal.gates import MOST_ENCODED, copy_gates, fit_gates, fit_missing, s
 from crossmodal.joining import answers
 from crossmodal.module import CrossModalModule
 from crossmodal.run_folder import RunFolder
+from datamodules.batch import ABSENT
 from datamodules.paired import PairedDataModule, Split
 
 MOST_ROWS = 10_000  # whose answers are compared, where the tokens of all experts are stored
@@ -47,29 +48,37 @@ class Answers:
 
     def __init__(self, run: RunFolder, checkpoint: Path, modality: str, *, data: dict[str, Any] | None = None) -> None:
         self.modality = modality
+        self.of_own_data = True
         try:
-            self._read(["--config", str(run.config)])
+            self._read(checkpoint, ["--config", str(run.config)])
         except MISTAKES as error:
             if data is None:
                 raise
             print(f"the data of {run.path} cannot be read ({error}): answers to the new data are compared", flush=True)
-            self._read(["--config", str(run.config), "--data", json.dumps(data)])
-        load(self.module, checkpoint)
-        if self.split is not None:
-            store_split(self.module, self.kept, self.data, self.split)
-            self.before = self._of(self.module)
+            self.of_own_data = False
+            self._read(checkpoint, ["--config", str(run.config), "--data", json.dumps(data)])
 
-    def _read(self, arguments: list[str]) -> None:
+    def _read(self, checkpoint: Path, arguments: list[str]) -> None:
         experiment = DataAndModel(arguments)
         self.module: CrossModalModule = experiment.model
         self.data: PairedDataModule = experiment.datamodule
         self.kept = {name: expert for name, expert in self.module.experts.items() if name != self.modality}
+        load_weights(self.module, checkpoint)
         self.data.connect({name: expert.transform for name, expert in self.kept.items()}, optional=self.kept)
+        if self.data.quarantine is not None:
+            self.data.quarantine.limit = 1.0  # training was allowed to go on with these rows
         splits: tuple[Split, ...] = ("val", "test")
         self.split = next((split for split in splits if self.data.rows(split) is not None), None)
         if self.split is not None:
             stored = self.module.feature_store is not None and all(expert.frozen for expert in self.kept.values())
-            self.data.limit(self.split, MOST_ROWS if stored else MOST_ENCODED)
+            self.data.limit(self.split, MOST_ROWS if stored else MOST_ENCODED, drawn=True)
+            store_split(self.module, self.kept, self.data, self.split)
+            self.before = self._of(self.module)
+
+    def _unseen(self) -> list[str]:
+        """Return the modalities that no row has whose answers are compared."""
+        rows = None if self.split is None else self.data.rows(self.split)
+        return [name for name in self.kept if rows is None or not (rows.index[name] != ABSENT).any()]
 
     def _of(self, module: CrossModalModule) -> list[dict[str, Tensor]]:
         assert self.split is not None
@@ -87,14 +96,15 @@ class Answers:
         Raises:
             ValueError: It does not.
         """
-        if self.split is None:
-            return f"not compared with the model before: its data has no rows to do so, {self.modality} apart"
         now = module.model.state_dict()
         # frozen experts are in no checkpoint; what they are is compared where one is loaded
         frozen = tuple(f"experts.{name}." for name, expert in self.module.experts.items() if expert.frozen)
         for name, value in self.module.model.state_dict().items():
             if name in now and not name.startswith(frozen) and not torch.equal(value.cpu(), now[name].cpu()):
                 raise ValueError(f"{name} was to stay as it is, and has changed")
+        unseen = self._unseen()
+        if len(unseen) == len(self.kept):
+            return f"no old weight has changed; answers are not compared: no row has {' or '.join(unseen)}"
         num_rows = 0
         for before, after in zip(self.before, self._of(module), strict=True):
             for task, outputs_BC in before.items():
@@ -107,23 +117,8 @@ class Answers:
             num_rows += len(next(iter(before.values())))
         return (
             f"unchanged: {num_rows:,} rows of the {self.split} split without {self.modality} are answered as before, "
-            "bit for bit"
+            f"bit for bit{f' (none of them has {nor})' if (nor := ' or '.join(unseen)) else ''}"
         )
-
-
-def load(module: CrossModalModule, checkpoint: Path) -> dict[str, Any]:
-    """Give a module a checkpoint's weights; return the checkpoint.
-
-    Raises:
-        ValueError: It does not fit.
-    """
-    content = read_checkpoint(checkpoint)
-    try:
-        module.on_load_checkpoint(content)
-    except CheckpointMismatchError as error:
-        raise ValueError(f"{checkpoint} does not fit: {error}") from error
-    module.load_state_dict(content["state_dict"])
-    return content
 
 
 def extend(run: RunFolder, checkpoint: Path, modality: str, arguments: list[str]) -> int:
@@ -153,12 +148,23 @@ def extend(run: RunFolder, checkpoint: Path, modality: str, arguments: list[str]
             best, last = (self.run_folder.checkpoint(name) for name in ("best", "last"))
             if not last.exists():  # where nothing was to be trained
                 self.trainer.save_checkpoint(last)
-            load(self.model, best if best.exists() else last)
+            load_weights(self.model, best if best.exists() else last)
+            try:
+                self._check()
+            except MISTAKES as error:
+                folder = self.run_folder.path
+                raise ValueError(
+                    f"{error}\n(training is done, and its run is {folder}; it is not known to answer as before)"
+                ) from error
+
+        def _check(self) -> None:
+            assert self.run_folder is not None
             new_data = yaml.safe_load(self._parser("fit").dump(self.settings, skip_none=False))["data"]
             before = Answers(run, checkpoint, modality, data=new_data)
             print(before.check(self.model), flush=True)
             copy_gates(run, self.run_folder, before.kept)
-            fit_missing(self.run_folder, before.module, before.data)
+            if before.of_own_data:
+                fit_missing(self.run_folder, before.module, before.data)
             fit_gates(self.run_folder, self.model, self.datamodule, [modality])
 
     return training_cli.main(ExtendCLI)
@@ -199,7 +205,7 @@ def _remove(run: RunFolder, checkpoint: Path, modality: str) -> None:
         frozen = {name: print_ for name, print_ in content.get("frozen_experts", {}).items() if name != modality}
         made = folder.checkpoint("best" if checkpoint.stem == "best" else "last")
         AtomicCheckpointIO().save_checkpoint({**kept, "frozen_experts": frozen, "state_dict": weights}, made)
-        load(module, made)
+        load_weights(module, made)
         told = before.check(module)
         copy_gates(run, folder, module.experts)
     except BaseException:

@@ -105,7 +105,7 @@ def fit_missing(run: RunFolder, module: CrossModalModule, data: PairedDataModule
     if not missing:
         return
     try:
-        data.limit("train", MOST_INPUTS, drawn=True)
+        data.limit_inputs("train", missing, MOST_INPUTS)
         store_split(module, missing, data, "train")
     except (ValueError, OSError) as error:  # such as data that are there no more: the gates are not the run
         print(f"no gate for {', '.join(missing)}: {error}", flush=True)

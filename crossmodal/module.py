@@ -180,8 +180,8 @@ class CrossModalModule(LightningModule):
             rank_zero_info(str(encoded))
 
         splits = (data.predicted_split,) if stage == "predict" else SPLITS_OF_STAGE[stage]
-        if newcomer is not None and self.trainer.max_epochs:
-            train_by_rows_with(data, newcomer)
+        if newcomer is not None:
+            train_by_rows_with(data, newcomer, trains=bool(self.trainer.max_epochs))
         if stage != "predict":  # what fit measures in the end would fail only then
             check_targets(data, self.heads, (*splits, "test") if stage == "fit" else splits)
             weigh_classes(data, self.heads)

@@ -48,11 +48,6 @@ class Autoencoder(nn.Module):
         self.register_buffer("scale_D", torch.ones(width))
         self.register_buffer("typical", torch.ones(()))
 
-    def forward(self, tokens_UD: Tensor) -> Tensor:
-        """Return each token's reconstruction, of the same shape."""
-        standard_UD: Tensor = self.decoder(self.encoder(self._standardized(tokens_UD)))
-        return self.mean_D + standard_UD * self.scale_D
-
     @torch.no_grad()
     def errors(self, tokens_UD: Tensor) -> Tensor:
         """Return errors of shape (U,): up to 1 as with 99 % of inputs like those of training, more where it is new."""

@@ -73,21 +73,21 @@ def check_targets(data: PairedDataModule, heads: Iterable[tuple[str, Head]], spl
                 )
 
 
-def train_by_rows_with(data: PairedDataModule, modality: str) -> None:
+def train_by_rows_with(data: PairedDataModule, modality: str, *, trains: bool) -> None:
     """Leave out training rows that lack a modality: where all else is frozen they teach nothing.
 
     Raises:
-        ValueError: No row has it.
+        ValueError: It trains, and no row has it.
     """
     if (rows := data.rows("train")) is None:
         return
     count = int((rows.index[modality] != ABSENT).sum())
-    if not count:
+    if not count and trains:
         raise ValueError(
             f"model.joined.{modality}: no row of the training split of {type(data).__name__} has it, so that there is "
             "nothing to train; give data that has, or trainer.max_epochs: 0"
         )
-    if count < len(rows):
+    if 0 < count < len(rows):
         rank_zero_info(f"{modality}: trained by the {count:,} of {len(rows):,} training rows that have it")
         data.keep_having("train", modality)
 

@@ -15,11 +15,10 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from crossmodal.checkpoints import read_checkpoint
+from crossmodal.checkpoints import load_weights, read_checkpoint
 from crossmodal.console import tame_chatter
 from crossmodal.errors import without_types
 from crossmodal.experiment_cli import DataAndModel
-from crossmodal.extending import load
 from crossmodal.feature_files import temporary_name
 from crossmodal.gates import fit_missing, read_gate
 from crossmodal.novelty import NoveltyGate
@@ -40,7 +39,7 @@ def fit(run: RunFolder, checkpoint: Path) -> None:
     """
     tame_chatter()
     experiment = DataAndModel(["--config", str(run.config)])
-    load(experiment.model, checkpoint)
+    load_weights(experiment.model, checkpoint)
     fit_missing(run, experiment.model, experiment.datamodule)
 
 
@@ -89,7 +88,10 @@ def load_gate(run: RunFolder, experts: Mapping[str, Expert]) -> NoveltyGate:
     try:
         return NoveltyGate({modality: read_gate(run.gate(modality), expert) for modality, expert in experts.items()})
     except ValueError as error:
-        raise ValueError(f"{error}; `crossmodal route --model {run.path} --fit` fits it anew") from error
+        raise ValueError(
+            f"{error}; `crossmodal route --model {run.path} --fit` fits it anew, to best.ckpt or else last.ckpt: a run "
+            "has one gate for a modality"
+        ) from error
 
 
 @dataclass(frozen=True)

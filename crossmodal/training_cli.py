@@ -21,6 +21,7 @@ from crossmodal.checkpoints import (
     CheckpointMismatchError,
     RandomState,
     keeps_newest,
+    load_weights,
     read_checkpoint,
     refuse_other_settings,
 )
@@ -217,6 +218,8 @@ class TrainingCLI(ExperimentCLI):
             except MISTAKES as error:
                 folder = self.run_folder.path / "checkpoints"
                 raise ValueError(f"{error}\n(training is done, and its checkpoints are in {folder})") from error
+        if best is not None:  # also where there was nothing to measure
+            load_weights(self.model, Path(best))
         figures |= {f"seconds/{part}": round(value, 3) for part, value in seconds.items()}
         parameters = list(self.model.parameters())
         figures["parameters/trained"] = sum(one.numel() for one in parameters if one.requires_grad)

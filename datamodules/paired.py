@@ -135,6 +135,16 @@ class PairedDataModule(LightningDataModule, ABC):
             chosen = np.random.default_rng(self.seed).permutation(len(rows)) if drawn else np.arange(count)
             self._paired.rows[split] = rows.select(np.sort(chosen[:count]))
 
+    def limit_inputs(self, split: Split, modalities: Iterable[str], count: int) -> None:
+        """Keep a row for each input of these modalities, or for as many of each as are drawn."""
+        if (rows := self.rows(split)) is None:
+            return
+        draw, kept = np.random.default_rng(self.seed), [np.empty(0, np.int64)]
+        for modality in modalities:
+            positions, first_rows = np.unique(rows.index[modality], return_index=True)
+            kept.append(draw.permutation(first_rows[positions != ABSENT])[:count])
+        self._paired.rows[split] = rows.select(np.unique(np.concatenate(kept)))
+
     def keep_having(self, split: Split, modality: str) -> None:
         """Keep only a split's rows that have a modality; the inputs of others are not read."""
         rows = self.rows(split)

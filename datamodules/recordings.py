@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
@@ -33,6 +34,7 @@ QUIET_VOLUME = 20  # at which eSpeak NG clips none of the voices
 LEVEL = 0.05  # root mean square, 26 dB below full scale: the usual level of speech (ITU-T P.56)
 PEAK = 0.99  # at most; a few sounds with an echo would be clipped at that level, and stay below it
 ABOUT = "recordings.json"
+SUFFIX = ".flac"
 REFRESH_SECONDS = 0.1
 
 
@@ -42,8 +44,14 @@ def recordings(folder: Path, voices: Sequence[Voice], texts: Sequence[str]) -> l
     A recording is one channel at 16 kHz and 16 bits, some 30 kB. All cores make them, a voice at a time.
 
     Raises:
-        ValueError: The folder has other recordings, or cannot be written, or eSpeak NG is missing.
+        ValueError: Two texts would have one file, the folder has other recordings, or cannot be written, or eSpeak NG
+            is missing.
     """
+    names = Counter(map(file_name, texts))
+    if same := [text for text in texts if names[file_name(text)] > 1 or file_name(text) == SUFFIX]:
+        raise ValueError(
+            f"no file could be named after {same[0]!r}: its letters are those of another text, or it has none"
+        )
     missing = [voice for voice in voices if not (folder / voice.name).is_dir()]
     try:
         _check(folder, texts, is_complete=not missing)
@@ -56,7 +64,7 @@ def recordings(folder: Path, voices: Sequence[Voice], texts: Sequence[str]) -> l
 
 def file_name(text: str) -> str:
     """Return the text without what a file's name should not have."""
-    return re.sub(r"\W+", "-", text.lower()).strip("-") + ".flac"
+    return re.sub(r"\W+", "-", text.lower()).strip("-") + SUFFIX
 
 
 def _check(folder: Path, texts: Sequence[str], *, is_complete: bool) -> None:

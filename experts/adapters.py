@@ -6,6 +6,7 @@ Legend: U inputs, N tokens, D width.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,14 +79,13 @@ class TunedExpert(WrappingExpert):
         self._trained = trained
         self.train(self.training)
 
-    def encode(self, inputs: Any) -> ExpertTokens:
-        """Return the expert's tokens."""
-        return self.network.encode(inputs)
-
     def train(self, mode: bool = True) -> TunedExpert:
         """Set the mode of what trains; the rest stays in eval mode."""
         super().train(mode)
+        frozen = _frozen_parts(self.network)
         for name, module in self.network.named_modules():
+            if _is_in(name, frozen):  # it looks after itself
+                continue
             # cuDNN computes no gradient through a recurrent network in eval mode, even for what comes before it
             always = isinstance(module, nn.RNNBase) and not module.dropout
             module.training = mode and (always or name in getattr(self, "_trained", {name}))
@@ -110,7 +110,10 @@ class TunedExpert(WrappingExpert):
             if isinstance(module, BaseTunerLayer):
                 module.merge()
                 expert.set_submodule(name, module.get_base_layer())
-        return expert.requires_grad_(True)
+        expert.requires_grad_(True)
+        for name in _frozen_parts(expert):
+            expert.get_submodule(name).requires_grad_(False)
+        return expert
 
 
 class ProjectedExpert(WrappingExpert):
@@ -140,14 +143,30 @@ class ProjectedExpert(WrappingExpert):
         return ExpertTokens(self.map(tokens.tokens_BND).masked_fill(~tokens.mask_BN.unsqueeze(-1), 0), tokens.mask_BN)
 
 
+def _frozen_parts(expert: Expert) -> list[str]:
+    """Return the names of frozen experts within, through which no gradient flows."""
+    return [name for name, module in expert.named_modules() if isinstance(module, Expert) and module.frozen]
+
+
+def _is_in(name: str, parts: Sequence[str]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+def _layers(expert: Expert) -> list[list[str]]:
+    """Return the names of the parameters that can be trained, layer by layer."""
+    frozen = _frozen_parts(expert)
+    layers = ([name for name in layer if not _is_in(name, frozen)] for layer in layers_of(expert))
+    return [layer for layer in layers if layer]
+
+
 def _scales(expert: Expert, decay: float) -> dict[str, float]:
-    layers = layers_of(expert)
+    layers = _layers(expert)
     return {name: decay ** (len(layers) - 1 - place) for place, layer in enumerate(layers) for name in layer}
 
 
 def _train_only_last(expert: Expert, count: int) -> set[str]:
     """Freeze all but the last layers; return the modules that train."""
-    layers = layers_of(expert)
+    layers = _layers(expert)
     if not 0 < count <= len(layers):
         raise ValueError(f"last_layers: the expert has {len(layers)} layers, so 1 to {len(layers)}, not {count}")
     trained = {name for layer in layers[-count:] for name in layer}
@@ -192,11 +211,11 @@ def _add_lora(expert: Expert, lora: Lora) -> set[str]:
 
 def _targets(expert: Expert, wanted: list[str] | None) -> list[str]:
     """Return the full names of the layers to change."""
-    closed = [name for name, module in expert.named_modules() if isinstance(module, CLOSED)]
+    closed = [name for name, module in expert.named_modules() if isinstance(module, CLOSED)] + _frozen_parts(expert)
     layers = {
         name: module
         for name, module in expert.named_modules()
-        if isinstance(module, ADAPTED) and not any(name.startswith(f"{parent}.") for parent in closed)
+        if isinstance(module, ADAPTED) and not _is_in(name, closed)
     }
     if wanted is None:
         linear = [name for name, module in layers.items() if isinstance(module, nn.Linear)]

@@ -19,7 +19,7 @@ from experts.adapters import TunedExpert
 from experts.base import Expert, ExpertTokens, Precision
 from experts.inference import cast
 from experts.weights import WeightsSource, locate
-from experts.wrapping import WrappingExpert
+from experts.wrapping import FrozenExpert, WrappingExpert
 
 SPECIFICATION, WEIGHTS, CARD = "expert.yaml", "model.safetensors", "README.md"
 VERSION = 1  # of the folder's layout
@@ -51,6 +51,8 @@ class SavedExpert(Expert):
         self._specification, expert = load_expert(folder)
         if width is not None and width != expert.width:
             raise ValueError(f"{pretrained}: its tokens have width {expert.width}, not {width}")
+        if expert.frozen and not freeze:
+            raise ValueError(f"{pretrained}: was saved frozen, and cannot be trained; save it with `freeze: false`")
         if "precision" not in inspect.signature(type(expert).__init__).parameters:  # it can only be trained as it is
             if precision == "bfloat16":
                 raise ValueError(f"{pretrained}: {type(expert).__name__} computes in float32 only")
@@ -117,12 +119,19 @@ def save_expert(
 
     Raises:
         FileExistsError: Something is there, and is not to be replaced.
+        ValueError: It has not learned what it needs of a training split.
     """
+    if expert.needs_statistics:
+        raise ValueError(f"{expert.label()} has not seen a training split, and gives no tokens yet: fit it first")
     if folder.exists() and not replace:
         raise FileExistsError(f"{folder} is there")
     expert, specification = _plain(expert, specification, merge=merge)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in expert.state_dict().items()}
-    content = {"version": VERSION, "width": expert.width, "expert": _unfrozen(specification)}
+    content = {
+        "version": VERSION,
+        "width": expert.width,
+        "expert": _trainable(_without_weights(specification), expert),
+    }
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -156,6 +165,9 @@ def _plain(expert: Expert, specification: dict[str, Any], *, merge: bool) -> tup
     """Return an expert without what only trained it, and its specification: merged, and in need of no other folder."""
     if isinstance(expert, SavedExpert) and not expert.frozen:
         return _plain(expert.network, expert.specification, merge=merge)
+    if isinstance(expert, SavedExpert):
+        frozen = f"{FrozenExpert.__module__}.{FrozenExpert.__qualname__}"
+        return expert, {"class_path": frozen, "init_args": {"expert": expert.specification}}
     if isinstance(expert, TunedExpert) and (merge or not specification["init_args"].get("lora")):
         return _plain(expert.merged(), specification["init_args"]["expert"], merge=merge)
     if isinstance(expert, WrappingExpert):
@@ -202,7 +214,7 @@ def _build(specification: dict[str, Any], folder: Path) -> Expert:
     parser.add_subclass_arguments(Expert, "expert", required=True)
     try:
         expert: Expert = parser.instantiate_classes(parser.parse_object({"expert": specification})).expert
-    except ArgumentError as error:
+    except (ArgumentError, ValueError, OSError) as error:
         raise ValueError(f"{folder / SPECIFICATION}: {_deepest(str(error))}") from error
     return expert
 
@@ -213,11 +225,30 @@ def _deepest(message: str) -> str:
     return max(lines, key=lambda line: len(line) - len(line.lstrip())).strip()
 
 
-def _unfrozen(specification: dict[str, Any]) -> dict[str, Any]:
-    """Return a specification that builds the expert to be trained: freezing it is up to who loads it."""
+def _without_weights(specification: Any) -> Any:
+    """Return a specification that builds experts with random weights, whose place those of the folder take."""
+    if isinstance(specification, list):
+        return [_without_weights(one) for one in specification]
+    if not isinstance(specification, dict) or str(specification.get("class_path")).endswith(SavedExpert.__name__):
+        return specification
+    plain = {key: _without_weights(value) for key, value in specification.items()}
+    if "pretrained" in plain:
+        plain["pretrained"] = False
+        plain |= {"sha256": None} if "sha256" in plain else {}
+    return plain
+
+
+def _trainable(specification: dict[str, Any], expert: Expert) -> dict[str, Any]:
+    """Return a specification that builds an expert to be trained, for freezing it is up to who loads it.
+
+    One that is frozen stays so: its batch norms may be folded into its convolutions, which nothing undoes.
+    """
+    if expert.frozen:
+        return specification
     plain: dict[str, Any] = json.loads(json.dumps(specification))
-    arguments = plain.get("init_args", {})
-    arguments |= {key: value for key, value in (("freeze", False), ("precision", "auto")) if key in arguments}
+    arguments = plain.setdefault("init_args", {})
+    taken = inspect.signature(type(expert).__init__).parameters
+    arguments |= {key: value for key, value in (("freeze", False), ("precision", "auto")) if key in taken}
     return plain
 
 

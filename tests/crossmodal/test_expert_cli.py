@@ -12,10 +12,9 @@ import yaml
 from safetensors.torch import load_file
 
 from crossmodal.expert_cli import _save
-from experts.features import FeatureExpert
 from experts.saved import SavedExpert, save_expert
 from tests.conftest import ROOT, Zygote
-from tests.experts.test_saved import FEATURES
+from tests.experts.test_saved import FEATURES, features
 
 DOTS = ROOT / "configs" / "dots.yaml"
 TRAINED = ("--experts.image.init_args.freeze", "false", "--experts.image.init_args.augment", "false")
@@ -100,6 +99,36 @@ def test_the_weights_are_those_of_the_best_checkpoint(fitted: tuple[Path, str]) 
     assert all(torch.equal(value, best[f"model.experts.image.{name}"]) for name, value in saved.items())
 
 
+def test_the_best_is_kept_where_nothing_is_measured(crossmodal: Zygote, tmp_path: Path) -> None:
+    """Training alone, and its first steps are the best: the learning rate is far too high."""
+    import torch
+
+    (tmp_path / "alone.py").write_text(
+        "from datamodules.synthetic import Dots\n\n\n"
+        "class Alone(Dots):\n"
+        "    def load(self, split):\n"
+        "        return super().load(split) if split == 'train' else None\n"
+    )
+    best = "{class_path: pytorch_lightning.callbacks.ModelCheckpoint, init_args: {filename: best, monitor: train/loss}}"
+    (tmp_path / "alone.yaml").write_text(
+        "name: alone\ndata: {class_path: alone.Alone, init_args: {num_pictures: 64}}\n"
+        f"trainer: {{max_epochs: 3, log_every_n_steps: 1, callbacks: [{best}]}}\n"
+        "model: {optimizer: {init_args: {lr: 3.0}}, warmup: 0.9}\n"
+    )
+    options = ("--config", DOTS, *TRAINED, "--config", "alone.yaml", "--trainer.logger", "false")
+    status, output = crossmodal.run("expert", "fit", *options, cwd=tmp_path)
+    assert status == 0, output
+    saved = load_file(tmp_path / "runs" / "experts" / "alone" / "model.safetensors")
+    states = {
+        name: torch.load(path, weights_only=True)["state_dict"]
+        for name in ("best", "last")
+        if (path := tmp_path / "runs" / "alone" / "0" / "checkpoints" / f"{name}.ckpt")
+    }
+    for name, is_it in (("best", True), ("last", False)):
+        same = [torch.equal(value, states[name][f"model.experts.image.{part}"]) for part, value in saved.items()]
+        assert all(same) == is_it, name
+
+
 def test_a_folder_that_is_there_is_kept(crossmodal: Zygote, fitted: tuple[Path, str]) -> None:
     folder, _ = fitted
     before = (folder / "runs" / "experts" / "dots" / "README.md").read_text()
@@ -129,7 +158,7 @@ def test_what_appears_during_training_is_kept_and_so_is_the_expert(
             folder.mkdir()
             (folder / "thesis.tex").write_text("years of work")
         saved.append((place.name, replace))
-        save_expert(place, FEATURES, FeatureExpert(dim=4, width=8), f"of {place.name}", replace=replace)
+        save_expert(place, FEATURES, features(), f"of {place.name}", replace=replace)
 
     (tmp_path / "dots-1").mkdir()
     _save(folder, save, overwrite=overwrite)
@@ -149,7 +178,7 @@ def test_what_is_in_the_way_of_its_parent_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     def save(place: Path, *, replace: bool) -> None:
-        save_expert(place, FEATURES, FeatureExpert(dim=4, width=8), "", replace=replace)
+        save_expert(place, FEATURES, features(), "", replace=replace)
 
     with pytest.raises(FileExistsError, match="file"):
         _save(tmp_path / "file" / "dots", save, overwrite=False)

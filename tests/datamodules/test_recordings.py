@@ -145,6 +145,13 @@ def test_refuses_a_folder_of_other_recordings(made: Path, tmp_path: Path) -> Non
         recordings(tmp_path, VOICES[:1], TEXTS)
 
 
+@pytest.mark.parametrize("texts", [["Is it 5?", "is it -5"], ["yes", "?!"]])
+def test_texts_that_would_share_a_file_are_refused(tmp_path: Path, texts: list[str]) -> None:
+    with pytest.raises(ValueError, match="no file could be named after"):
+        recordings(tmp_path, VOICES, texts)
+    assert not list(tmp_path.iterdir())
+
+
 def test_names_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -11,8 +11,9 @@ from torch import nn
 
 from crossmodal.optimization import parameter_groups, with_scaled_rates
 from experts.adapters import Lora, ProjectedExpert, TunedExpert
-from experts.base import Expert
+from experts.base import Expert, ExpertTokens
 from experts.text import TextExpert
+from experts.wrapping import WrappingExpert
 from tests.experts.test_base import PIXELS_UCHW, TinyExpert, image_expert, text_expert
 
 TEXTS = ["what colour is it?", "how many?"]
@@ -184,3 +185,25 @@ def test_projected(hidden: int, tokens: Any) -> None:
     assert all(one.grad is not None for one in expert.map.parameters())
     assert not any(one.requires_grad for one in expert.network.parameters())
     assert expert.why_not_stored() == "it is trained"
+
+
+def test_what_is_frozen_within_is_left_alone() -> None:
+    """No gradient flows through it: what was put there would never train."""
+    lora = TunedExpert(ProjectedExpert(text_expert(), width=5, hidden=3), lora=Lora(rank=2))
+    last = TunedExpert(ProjectedExpert(text_expert(), width=5, hidden=3), last_layers=1)
+    for tuned in (lora, last):
+        told = {name for name, one in tuned.named_parameters() if one.requires_grad}
+        assert told
+        assert all(name.startswith("network.map.") for name in told)
+    whole = TunedExpert(ProjectedExpert(text_expert(), width=5), layer_decay=0.5).train()
+    assert not any(module.training for module in whole.network.network.network.modules())  # type: ignore[union-attr]
+    assert whole.network.map.training  # type: ignore[union-attr]
+    merged = lora.merged()
+    assert {name.split(".")[0] for name, one in merged.named_parameters() if one.requires_grad} == {"map"}
+    with pytest.raises(ValueError, match="the expert has no layer that it could change"):
+        TunedExpert(Around(text_expert()), lora=Lora(rank=2))
+
+
+class Around(WrappingExpert):
+    def encode(self, inputs: Any) -> ExpertTokens:
+        return self.network.encode(inputs)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from experts.adapters import Lora, ProjectedExpert, TunedExpert
 from experts.base import Expert
@@ -189,6 +192,51 @@ def test_an_expert_tuned_from_a_folder_does_not_need_it(tmp_path: Path) -> None:
     assert isinstance(SavedExpert(str(tmp_path / "second")).network, FeatureExpert)
 
 
+# of the image expert, the batch norms would be folded where it froze itself
+@pytest.mark.parametrize(("kind", "raw"), [(TEXT, ["how many?", "what colour is it?"]), (IMAGE, None)])
+def test_a_frozen_expert_within_is_kept_whole(kind: dict[str, Any], raw: list[str] | None, tmp_path: Path) -> None:
+    saved = {"class_path": "experts.saved.SavedExpert", "init_args": {"pretrained": str(tmp_path / "first")}}
+    save_expert(tmp_path / "first", changed(kind, freeze=False), moved(built(changed(kind, freeze=False))), "")
+    specification = {"class_path": "experts.adapters.ProjectedExpert", "init_args": {"expert": saved, "width": 5}}
+    expert = built(specification).eval()
+    inputs = PIXELS_UCHW if raw is None else expert.transform.collate(raw)
+    expected = expert(inputs).tokens_BND
+    save_expert(tmp_path / "second", specification, expert, "")
+    shutil.rmtree(tmp_path / "first")
+    found = SavedExpert(str(tmp_path / "second"), freeze=False)
+    torch.testing.assert_close(found(inputs).tokens_BND, expected)
+    assert {name.split(".")[1] for name, one in found.named_parameters() if one.requires_grad} == {"map"}
+
+
+def test_the_weights_that_it_began_with_are_not_needed(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    save_file(
+        {name: value.contiguous() for name, value in timm.create_model("test_efficientnet").state_dict().items()},
+        weights,
+    )
+    specification = changed(IMAGE, pretrained=str(weights), freeze=False, sha256=None)
+    expert = moved(built(specification))
+    save_expert(tmp_path / "expert", specification, expert, "")
+    weights.unlink()
+    torch.testing.assert_close(
+        SavedExpert(str(tmp_path / "expert"))(PIXELS_UCHW).tokens_BND, expert(PIXELS_UCHW).tokens_BND
+    )
+
+
+def test_one_that_was_saved_frozen_stays_so(tmp_path: Path) -> None:
+    expert = built(IMAGE)
+    save_expert(tmp_path / "expert", IMAGE, expert, "")
+    found = SavedExpert(str(tmp_path / "expert"))
+    torch.testing.assert_close(found(PIXELS_UCHW).tokens_BND, expert(PIXELS_UCHW).tokens_BND)
+    with pytest.raises(ValueError, match=r"was saved frozen, and cannot be trained; save it with `freeze: false`"):
+        SavedExpert(str(tmp_path / "expert"), freeze=False)
+
+
+def test_what_has_learned_nothing_yet_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has not seen a training split"):
+        save_expert(tmp_path / "expert", FEATURES, built(FEATURES), "")
+
+
 def test_what_is_around_an_expert_is_kept_too(tmp_path: Path) -> None:
     specification = {
         "class_path": "experts.adapters.ProjectedExpert",
@@ -216,6 +264,7 @@ def damaged(folder: Path, file: str, content: bytes | None) -> None:
         ("expert.yaml", b"just text", "expert.yaml cannot be read"),
         ("expert.yaml", b"{version: 9, expert: {}}", "is of layout 9; this release reads 1"),
         ("expert.yaml", b"{version: 1, expert: {class_path: os.system}}", "expert.yaml: "),
+        ("expert.yaml", yaml.safe_dump({"version": 1, "expert": changed(IMAGE, layers=[9])}).encode(), "expert.yaml: "),
         ("expert.yaml", yaml.safe_dump({"version": 1, "expert": changed(FEATURES, width=7)}).encode(), "does not fit"),
         ("model.safetensors", None, "model.safetensors cannot be read"),
         ("model.safetensors", b"", "model.safetensors cannot be read"),
