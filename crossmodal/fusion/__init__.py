@@ -2,7 +2,18 @@
 
 from crossmodal.fusion.base import Fusion
 from crossmodal.fusion.concat import ConcatFusion
+from crossmodal.fusion.gated import GatedFusion
+from crossmodal.fusion.hierarchical import HierarchicalFusion
+from crossmodal.fusion.low_rank import LowRankFusion
 from crossmodal.fusion.mean import MeanFusion
 from crossmodal.fusion.workspace import WorkspaceFusion
 
-__all__ = ["ConcatFusion", "Fusion", "MeanFusion", "WorkspaceFusion"]
+__all__ = [
+    "ConcatFusion",
+    "Fusion",
+    "GatedFusion",
+    "HierarchicalFusion",
+    "LowRankFusion",
+    "MeanFusion",
+    "WorkspaceFusion",
+]

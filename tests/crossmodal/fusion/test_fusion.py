@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from crossmodal.fusion import ConcatFusion, Fusion, WorkspaceFusion
+from crossmodal.fusion import (
+    ConcatFusion,
+    Fusion,
+    GatedFusion,
+    HierarchicalFusion,
+    LowRankFusion,
+    WorkspaceFusion,
+)
 from crossmodal.fusion.layers import CrossAttention
 from experts.base import ExpertTokens
 
@@ -26,6 +33,9 @@ def workspace(**options: int) -> Fusion:
 
 FUSIONS: dict[str, tuple[Make, int]] = {
     "concat": (lambda: ConcatFusion(MODALITIES, width=WIDTH, hidden=32), 1),
+    "gated": (lambda: GatedFusion(MODALITIES, width=WIDTH), 1),
+    "hierarchical": (lambda: HierarchicalFusion(MODALITIES, width=WIDTH), 1),
+    "low-rank": (lambda: LowRankFusion(MODALITIES, width=WIDTH, rank=3), 1),
     "workspace": (workspace, 3),
     "workspace-all-write": (lambda: workspace(top_k=0, rounds=3), 3),
     "workspace-one-round": (lambda: workspace(rounds=1, top_k=1, num_heads=1), 3),
