@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 # Resolved when they are asked for: `crossmodal --help` must not wait for torch.
 _WHERE = {
+    "BottleneckFusion": "crossmodal.fusion",
     "ClassificationHead": "crossmodal.heads",
     "ConcatFusion": "crossmodal.fusion",
     "CrossModalModel": "crossmodal.model",
@@ -16,6 +17,7 @@ _WHERE = {
     "FeatureStore": "crossmodal.feature_store",
     "MeanFusion": "crossmodal.fusion",
     "MultiLabelHead": "crossmodal.heads",
+    "PerceiverFusion": "crossmodal.fusion",
     "RegressionHead": "crossmodal.heads",
     "WorkspaceFusion": "crossmodal.fusion",
 }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from crossmodal.fusion import ConcatFusion, Fusion, WorkspaceFusion
+from crossmodal.fusion import BottleneckFusion, ConcatFusion, Fusion, PerceiverFusion, WorkspaceFusion
 from crossmodal.fusion.layers import CrossAttention
 from experts.base import ExpertTokens
 
@@ -25,7 +25,11 @@ def workspace(**options: int) -> Fusion:
 
 
 FUSIONS: dict[str, tuple[Make, int]] = {
+    "bottleneck": (lambda: BottleneckFusion(MODALITIES, width=WIDTH, slots=3), 3),
+    "bottleneck-one-layer": (lambda: BottleneckFusion(MODALITIES, width=WIDTH, slots=1, layers=1, num_heads=1), 1),
     "concat": (lambda: ConcatFusion(MODALITIES, width=WIDTH, hidden=32), 1),
+    "perceiver": (lambda: PerceiverFusion(MODALITIES, width=WIDTH, slots=3), 3),
+    "perceiver-not-shared": (lambda: PerceiverFusion(MODALITIES, width=WIDTH, slots=3, share_weights=False), 3),
     "workspace": (workspace, 3),
     "workspace-all-write": (lambda: workspace(top_k=0, rounds=3), 3),
     "workspace-one-round": (lambda: workspace(rounds=1, top_k=1, num_heads=1), 3),
