@@ -9,13 +9,18 @@ __version__ = "0.1.0"
 
 # Resolved when they are asked for: `crossmodal --help` must not wait for torch.
 _WHERE = {
+    "BottleneckFusion": "crossmodal.fusion",
     "ClassificationHead": "crossmodal.heads",
     "ConcatFusion": "crossmodal.fusion",
     "CrossModalModel": "crossmodal.model",
     "CrossModalModule": "crossmodal.module",
     "FeatureStore": "crossmodal.feature_store",
+    "GatedFusion": "crossmodal.fusion",
+    "HierarchicalFusion": "crossmodal.fusion",
+    "LowRankFusion": "crossmodal.fusion",
     "MeanFusion": "crossmodal.fusion",
     "MultiLabelHead": "crossmodal.heads",
+    "PerceiverFusion": "crossmodal.fusion",
     "RegressionHead": "crossmodal.heads",
     "WorkspaceFusion": "crossmodal.fusion",
 }

@@ -13,6 +13,17 @@ from torch import Tensor, nn
 from experts.base import ExpertTokens
 
 
+def at_least_1(**sizes: int) -> None:
+    """Check sizes by their names.
+
+    Raises:
+        ValueError: One is below 1.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size}")
+
+
 class Fusion(nn.Module, ABC):
     """From each modality's tokens to workspace tokens.
 
@@ -30,8 +41,7 @@ class Fusion(nn.Module, ABC):
 
     def __init__(self, modalities: Sequence[str], *, width: int) -> None:
         super().__init__()
-        if width < 1:
-            raise ValueError(f"width must be at least 1, not {width}")
+        at_least_1(width=width)
         self.modalities = tuple(modalities)
         self.width = width
         self.joined: dict[str, set[str]] = {}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from crossmodal.fusion.base import Fusion
+from crossmodal.fusion.base import Fusion, at_least_1
 from experts.base import ExpertTokens
 
 
@@ -26,8 +26,7 @@ class ConcatFusion(Fusion):
 
     def __init__(self, modalities: Sequence[str], *, width: int = 128, hidden: int = 256, dropout: float = 0.1) -> None:
         super().__init__(modalities, width=width)
-        if hidden < 1:
-            raise ValueError(f"hidden must be at least 1, not {hidden}")
+        at_least_1(hidden=hidden)
         self.hidden = hidden
         self.absent_MD = nn.Parameter(torch.zeros(len(self.modalities), width))
         self.network = nn.Sequential(

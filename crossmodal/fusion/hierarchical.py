@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from crossmodal.fusion.layers import CrossAttention, FeedForward
+from crossmodal.fusion.layers import TransformerLayer
 from crossmodal.fusion.tokens import TokenFusion
 from experts.base import ExpertTokens
 
@@ -41,9 +41,9 @@ class HierarchicalFusion(TokenFusion):
         self, modalities: Sequence[str], *, width: int = 128, num_heads: int = 4, dropout: float = 0.1
     ) -> None:
         super().__init__(modalities, width=width)
-        if num_heads < 1 or width % num_heads:
-            raise ValueError(f"width ({width}) must be a multiple of num_heads ({num_heads})")
-        self.single, self.pair, self.whole = (_Context(width, num_heads, dropout) for _ in range(3))
+        self.single, self.pair, self.whole = (
+            TransformerLayer(width, num_heads=num_heads, dropout=dropout) for _ in range(3)
+        )
         self.bias_D = nn.Parameter(torch.zeros(width))
         pairs = list(itertools.combinations(self.modalities, 2))
         self.pairs_4D = nn.ParameterDict({_key(*pair): self._new_pair(len(pairs) ** -0.5) for pair in pairs})
@@ -91,19 +91,6 @@ class HierarchicalFusion(TokenFusion):
             whole_B1D = whole_B1D + torch.where(has_both_B[:, None, None], share_D * read_B1D, 0.0)
         fused_B1D: Tensor = self.whole(whole_B1D.tanh(), *self.all_tokens(tokens))
         return fused_B1D
-
-
-class _Context(nn.Module):
-    """One level: a summary takes in tokens."""
-
-    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.read = CrossAttention(width, num_heads=num_heads)
-        self.mix = FeedForward(width, dropout=dropout)
-
-    def forward(self, summary_B1D: Tensor, tokens_BND: Tensor, mask_BN: Tensor) -> Tensor:
-        mixed_B1D: Tensor = self.mix(summary_B1D + self.read(summary_B1D, tokens_BND, mask_BN))
-        return mixed_B1D
 
 
 def _key(first: str, second: str) -> str:

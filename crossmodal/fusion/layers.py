@@ -17,10 +17,15 @@ class CrossAttention(nn.Module):
         width: D of both.
         num_heads: H.
         top_k: For each reader and head only the so many best sources count; 0 for all.
+
+    Raises:
+        ValueError: The width is not a multiple of the number of heads.
     """
 
     def __init__(self, width: int, *, num_heads: int, top_k: int = 0) -> None:
         super().__init__()
+        if num_heads < 1 or width % num_heads:
+            raise ValueError(f"width ({width}) must be a multiple of num_heads ({num_heads})")
         self.num_heads = num_heads
         self.top_k = top_k
         self.norm_reader = nn.LayerNorm(width)
@@ -74,3 +79,24 @@ class FeedForward(nn.Module):
         gate, value = self.gate_value(self.norm(values_BND)).chunk(2, dim=-1)
         mixed_BND: Tensor = values_BND + self.dropout(self.out(F.silu(gate) * value))
         return mixed_BND
+
+
+class TransformerLayer(nn.Module):
+    """Readers attend to sources, then each is mixed by itself; both residual, normalised before.
+
+    Args:
+        width: D of both.
+        num_heads: H.
+        top_k: For each reader and head only the so many best sources count; 0 for all.
+        dropout: In the feed-forward layer.
+    """
+
+    def __init__(self, width: int, *, num_heads: int, top_k: int = 0, dropout: float) -> None:
+        super().__init__()
+        self.attention = CrossAttention(width, num_heads=num_heads, top_k=top_k)
+        self.mix = FeedForward(width, dropout=dropout)
+
+    def forward(self, readers_BLD: Tensor, sources_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
+        """Return the readers after the layer, shape (B, L, D); each row must have a source."""
+        after_BLD: Tensor = self.mix(readers_BLD + self.attention(readers_BLD, sources_BND, mask_BN))
+        return after_BLD

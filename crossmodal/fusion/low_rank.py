@@ -15,7 +15,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from crossmodal.fusion.base import Fusion
+from crossmodal.fusion.base import Fusion, at_least_1
 from experts.base import ExpertTokens
 
 
@@ -36,8 +36,7 @@ class LowRankFusion(Fusion):
 
     def __init__(self, modalities: Sequence[str], *, width: int = 128, rank: int = 4) -> None:
         super().__init__(modalities, width=width)
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1, not {rank}")
+        at_least_1(rank=rank)
         self.rank = rank
         self.factors = nn.ModuleDict({modality: self._factor() for modality in self.modalities})
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from crossmodal.fusion.layers import CrossAttention, FeedForward
+from crossmodal.fusion.base import at_least_1
+from crossmodal.fusion.layers import TransformerLayer
 from crossmodal.fusion.tokens import TokenFusion
 from experts.base import ExpertTokens
 
@@ -46,16 +47,13 @@ class WorkspaceFusion(TokenFusion):
         dropout: float = 0.1,
     ) -> None:
         super().__init__(modalities, width=width)
-        if width % num_heads:
-            raise ValueError(f"width ({width}) must be a multiple of num_heads ({num_heads})")
-        if slots < 1 or rounds < 1 or top_k < 0:
-            raise ValueError(f"slots ({slots}) and rounds ({rounds}) must be at least 1, top_k ({top_k}) at least 0")
+        at_least_1(slots=slots, rounds=rounds)
+        if top_k < 0:
+            raise ValueError(f"top_k must be at least 0, not {top_k}")
         self.rounds = rounds
         self.slots_LD = nn.Parameter(torch.randn(slots, width) / width**0.5)
-        self.write = CrossAttention(width, num_heads=num_heads, top_k=top_k)
-        self.write_mix = FeedForward(width, dropout=dropout)
-        self.broadcast = CrossAttention(width, num_heads=num_heads)
-        self.broadcast_mix = FeedForward(width, dropout=dropout)
+        self.write = TransformerLayer(width, num_heads=num_heads, top_k=top_k, dropout=dropout)
+        self.broadcast = TransformerLayer(width, num_heads=num_heads, dropout=dropout)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: dict[str, ExpertTokens]) -> Tensor:
@@ -63,8 +61,8 @@ class WorkspaceFusion(TokenFusion):
         tokens_BND, mask_BN = self.all_tokens(tokens)
         slots_BLD = self.slots_LD.expand(len(tokens_BND), -1, -1)
         for number in range(self.rounds):
-            slots_BLD = self.write_mix(slots_BLD + self.write(slots_BLD, tokens_BND, mask_BN))
+            slots_BLD = self.write(slots_BLD, tokens_BND, mask_BN)
             if number + 1 < self.rounds:
-                tokens_BND = self.broadcast_mix(tokens_BND + self.broadcast(tokens_BND, slots_BLD))
+                tokens_BND = self.broadcast(tokens_BND, slots_BLD)
         normed_BLD: Tensor = self.norm(slots_BLD)
         return normed_BLD

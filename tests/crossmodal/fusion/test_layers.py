@@ -1,0 +1,46 @@
+"""Legend: B rows, N sources, L readers, D width, H heads, K head width."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from crossmodal.fusion.layers import CrossAttention
+from tests.crossmodal.fusion.references import WIDTH, attended
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+@pytest.mark.parametrize("top_k", [0, 1, 2, 5, 6, 100])
+def test_attention_equals_a_loop(top_k: int, is_masked: bool) -> None:
+    torch.manual_seed(top_k)
+    attention = CrossAttention(WIDTH, num_heads=4, top_k=top_k)
+    inputs = [torch.randn(3, 2, WIDTH, requires_grad=True), torch.randn(3, 6, WIDTH, requires_grad=True)]
+    mask_BN = None
+    if is_masked:
+        mask_BN = torch.rand(3, 6) < 0.5
+        mask_BN[:, 0] = True
+        mask_BN[0, 1:] = False  # fewer than top_k
+    expected = attended(attention, *inputs, mask_BN)
+    actual = attention(*inputs, mask_BN)
+    assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    wanted = [*inputs, *attention.parameters()]
+    for found, right in zip(
+        torch.autograd.grad(actual.square().sum(), wanted),
+        torch.autograd.grad(expected.square().sum(), wanted),
+        strict=True,
+    ):
+        assert_close(found, right, atol=1e-5, rtol=1e-5)
+
+
+def test_with_top_1_each_slot_and_head_reads_one_token() -> None:
+    torch.manual_seed(0)
+    attention = CrossAttention(WIDTH, num_heads=4, top_k=1)
+    with torch.no_grad():  # what is read passes through as it is
+        attention.out.weight.copy_(torch.eye(WIDTH))
+        attention.out.bias.zero_()
+    readers_BLD, sources_BND = torch.randn(3, 2, WIDTH), torch.randn(3, 6, WIDTH)
+    value_BND = attention.key_value(attention.norm_source(sources_BND))[..., WIDTH:]
+    read_BLHK = attention(readers_BLD, sources_BND).unflatten(-1, (4, 4)).unsqueeze(2)
+    distance_BLNH = (read_BLHK - value_BND.unflatten(-1, (4, 4)).unsqueeze(1)).abs().amax(-1)
+    assert ((distance_BLNH < 1e-5).sum(2) == 1).all()
