@@ -34,6 +34,7 @@ from crossmodal.objectives import TaskObjective, refuse_infinite
 from crossmodal.optimization import WarmupCosine, parameter_groups, with_scaled_rates
 from crossmodal.precision import refuse_to_cast, refuse_to_clip
 from crossmodal.preparation import (
+    SPLITS_OF_STAGE,
     check_heads,
     check_targets,
     dropout_rates,
@@ -43,14 +44,8 @@ from crossmodal.preparation import (
     weigh_classes,
 )
 from datamodules.batch import PairedBatch
-from datamodules.paired import PairedDataModule, Split
+from datamodules.paired import PairedDataModule
 from experts.base import Expert, ExpertTokens
-
-SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
-    "fit": ("train", "val"),
-    "validate": ("val",),
-    "test": ("test",),
-}  # to predict, the data says which
 
 
 class Prediction(TypedDict):
@@ -255,6 +250,8 @@ class CrossModalModule(LightningModule):
             raise ValueError(
                 f"rows {', '.join(list(batch.ids)[:3])} have no targets for any of {', '.join(predictions)}"
             )
+        if self.model.fusion is not None:
+            terms |= self.model.fusion.terms
         return terms
 
     def _evaluate(self, batch: PairedBatch, stage: str) -> None:

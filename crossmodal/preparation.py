@@ -24,6 +24,11 @@ from datamodules.paired import PairedDataModule, Split
 from datamodules.sources import RawReader, read_usable
 from experts.base import Expert
 
+SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+}  # to predict, the data says which
 MOST_INPUTS = 100_000  # that statistics are taken of; more would not change them
 
 

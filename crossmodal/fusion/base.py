@@ -31,6 +31,8 @@ class Fusion(nn.Module, ABC):
     a false mask changes nothing. Rows may lack any modalities, even all. Of the modalities that joined later those
     are passed that the rows have: without them it computes just what it did before they joined.
 
+    A fusion may have losses of its own: `terms`, by name, which each `forward` sets while training, and empties else.
+
     Args:
         modalities: Their names, in a fixed order.
         width: D, the same for all tokens.
@@ -45,6 +47,7 @@ class Fusion(nn.Module, ABC):
         self.modalities = tuple(modalities)
         self.width = width
         self.joined: dict[str, set[str]] = {}
+        self.terms: dict[str, Tensor] = {}
 
     def join(self, modality: str) -> None:
         """Let a modality join a trained model; `joined` has the names of its parameters and buffers.

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Trainer
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossmodal.alignment import Alignment, InfoNCE, SigLIP
-from crossmodal.fusion import WorkspaceFusion
+from crossmodal.fusion import Fusion, WorkspaceFusion
 from crossmodal.heads import ClassificationHead
 from crossmodal.module import CrossModalModule
 from crossmodal.objectives import TaskObjective
@@ -23,14 +23,21 @@ from crossmodal.optimization import parameter_groups
 from datamodules.paired import Split
 from datamodules.rows import PairedRows
 from datamodules.synthetic import Dots
-from experts.base import Expert
+from experts.base import Expert, ExpertTokens
 from experts.image import ImageExpert
 from experts.text import TextExpert
 from tests.conftest import Zygote
 from tests.crossmodal.test_cli import FIT
 
 
-def build(*, seed: int = 0, freeze: bool = True, feature_store: str | None = None, **image: Any) -> CrossModalModule:
+def build(
+    *,
+    seed: int = 0,
+    freeze: bool = True,
+    feature_store: str | None = None,
+    fusion: type[Fusion] = WorkspaceFusion,
+    **image: Any,
+) -> CrossModalModule:
     torch.manual_seed(7)
     options = {"pretrained": False, "image_size": 32, "precision": "float32", "freeze": freeze, **image}
     experts: dict[str, Expert] = {
@@ -41,7 +48,7 @@ def build(*, seed: int = 0, freeze: bool = True, feature_store: str | None = Non
     return CrossModalModule(
         experts,
         Dots().outputs,
-        fusion=lambda names: WorkspaceFusion(names, width=32),
+        fusion=lambda names: fusion(names, width=32),
         heads={"answer": ClassificationHead},
         feature_store=feature_store,
     )
@@ -58,6 +65,28 @@ def test_heads_that_are_no_tasks_are_refused() -> None:
         CrossModalModule(
             {}, {"price": ["x"]}, fusion=lambda _: WorkspaceFusion([], width=8), heads={"answer": ClassificationHead}
         )
+
+
+class Anxious(WorkspaceFusion):
+    def forward(self, tokens: dict[str, ExpertTokens]) -> Tensor:
+        fused_BLD = super().forward(tokens)
+        self.terms = {"size": fused_BLD.square().mean()} if self.training else {}
+        return fused_BLD
+
+
+def test_losses_of_the_fusion_train_and_are_told(tmp_path: Path) -> None:
+    figures = {}
+    for fusion in (WorkspaceFusion, Anxious):
+        module = build(fusion=fusion)
+        trainer = Trainer(
+            max_steps=1, log_every_n_steps=1, accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False
+        )
+        trainer.fit(module, connected(module))
+        figures[fusion] = trainer.logged_metrics
+    plain, more = figures.values()
+    assert more["train/loss"] == pytest.approx(plain["train/loss"] + more["train/loss/size"])
+    assert more["train/loss/size"] > 0
+    assert more["train/loss/answer"] == plain["train/loss"]
 
 
 @pytest.mark.parametrize("kind", [InfoNCE, SigLIP])
