@@ -7,6 +7,7 @@ from crossmodal.fusion.gated import GatedFusion
 from crossmodal.fusion.hierarchical import HierarchicalFusion
 from crossmodal.fusion.low_rank import LowRankFusion
 from crossmodal.fusion.mean import MeanFusion
+from crossmodal.fusion.moe import MoEFusion
 from crossmodal.fusion.perceiver import PerceiverFusion
 from crossmodal.fusion.workspace import WorkspaceFusion
 
@@ -18,6 +19,7 @@ __all__ = [
     "HierarchicalFusion",
     "LowRankFusion",
     "MeanFusion",
+    "MoEFusion",
     "PerceiverFusion",
     "WorkspaceFusion",
 ]

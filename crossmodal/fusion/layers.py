@@ -74,11 +74,15 @@ class FeedForward(nn.Module):
         self.out = nn.Linear(2 * width, width)
         self.dropout = nn.Dropout(dropout)
 
+    def branch(self, values_BND: Tensor) -> Tensor:
+        """What is added to the tokens; they may have any shape that ends in D."""
+        gate, value = self.gate_value(self.norm(values_BND)).chunk(2, dim=-1)
+        added_BND: Tensor = self.dropout(self.out(F.silu(gate) * value))
+        return added_BND
+
     def forward(self, values_BND: Tensor) -> Tensor:
         """Mix each token's own channels."""
-        gate, value = self.gate_value(self.norm(values_BND)).chunk(2, dim=-1)
-        mixed_BND: Tensor = values_BND + self.dropout(self.out(F.silu(gate) * value))
-        return mixed_BND
+        return values_BND + self.branch(values_BND)
 
 
 class TransformerLayer(nn.Module):

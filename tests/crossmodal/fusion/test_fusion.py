@@ -21,6 +21,7 @@ from crossmodal.fusion import (
     GatedFusion,
     HierarchicalFusion,
     LowRankFusion,
+    MoEFusion,
     PerceiverFusion,
     WorkspaceFusion,
 )
@@ -35,13 +36,15 @@ MAKE: dict[str, Make] = {
     "gated": partial(GatedFusion, width=WIDTH),
     "hierarchical": partial(HierarchicalFusion, width=WIDTH),
     "low-rank": partial(LowRankFusion, width=WIDTH, rank=3),
+    "moe": partial(MoEFusion, width=WIDTH, slots=3, experts=3),
+    "moe-two-of-three": partial(MoEFusion, width=WIDTH, slots=3, layers=1, experts=3, top_k=2, num_heads=1),
     "perceiver": partial(PerceiverFusion, width=WIDTH, slots=3),
     "perceiver-not-shared": partial(PerceiverFusion, width=WIDTH, slots=3, share_weights=False),
     "workspace": partial(WorkspaceFusion, width=WIDTH, slots=3, rounds=2, top_k=2),
     "workspace-all-write": partial(WorkspaceFusion, width=WIDTH, slots=3, rounds=3, top_k=0),
     "workspace-one-round": partial(WorkspaceFusion, width=WIDTH, slots=3, rounds=1, top_k=6, num_heads=1),
 }
-SLOTS = {"bottleneck", "perceiver", "workspace"}  # the others have one workspace token
+SLOTS = {"bottleneck", "moe", "perceiver", "workspace"}  # the others have one workspace token
 
 
 @pytest.fixture(params=MAKE)
@@ -124,6 +127,8 @@ def test_each_parameter_learns(fusion: Fusion) -> None:
         if isinstance(fusion, WorkspaceFusion) and fusion.rounds == 1 and "broadcast" in name:
             continue  # the last round is not broadcast
         assert parameter.grad is not None, name
+        if isinstance(fusion, MoEFusion) and ".experts." in name:
+            continue  # no token may have chosen it
         assert parameter.grad.any(), name
 
 
@@ -133,7 +138,8 @@ def test_it_compiles(make: Make, names: tuple[str, ...]) -> None:
     built.join("speech")
     tokens = drawn(*names)
     torch.compiler.reset()
-    compiled = torch.compile(shaken(built), fullgraph=True, backend="aot_eager")
+    is_whole = not isinstance(built, MoEFusion)  # how many tokens an expert gets is known only when it runs
+    compiled = torch.compile(shaken(built), fullgraph=is_whole, backend="aot_eager")
     fused_BLD = built(tokens)
     assert_close(compiled(tokens), fused_BLD, atol=1e-6, rtol=1e-6)
     wanted = [value.tokens_BND for value in tokens.values()]
@@ -142,7 +148,7 @@ def test_it_compiles(make: Make, names: tuple[str, ...]) -> None:
 
 
 def test_it_runs_in_bfloat16(fusion: Fusion) -> None:
-    if isinstance(fusion, WorkspaceFusion):
+    if isinstance(fusion, MoEFusion | WorkspaceFusion):
         pytest.skip("its competition may have another winner where two are near")
     tokens = drawn(*MODALITIES)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -215,7 +221,7 @@ def test_it_imitates(make: Make, like: str) -> None:
     assert is_same
 
 
-@pytest.mark.parametrize("kind", [BottleneckFusion, HierarchicalFusion, PerceiverFusion, WorkspaceFusion])
+@pytest.mark.parametrize("kind", [BottleneckFusion, HierarchicalFusion, MoEFusion, PerceiverFusion, WorkspaceFusion])
 @pytest.mark.parametrize("num_heads", [0, 3])
 def test_heads_that_do_not_divide_the_width(kind: type[Fusion], num_heads: int) -> None:
     with pytest.raises(ValueError, match=rf"width \(16\) must be a multiple of num_heads \({num_heads}\)"):
@@ -230,6 +236,11 @@ def test_heads_that_do_not_divide_the_width(kind: type[Fusion], num_heads: int) 
         (ConcatFusion, "hidden"),
         (GatedFusion, "width"),
         (LowRankFusion, "rank"),
+        (MoEFusion, "experts"),
+        (MoEFusion, "layers"),
+        (MoEFusion, "min_experts"),
+        (MoEFusion, "slots"),
+        (MoEFusion, "top_k"),
         (PerceiverFusion, "layers"),
         (PerceiverFusion, "rounds"),
         (PerceiverFusion, "slots"),
