@@ -194,6 +194,8 @@ def load_expert(folder: Path) -> tuple[dict[str, Any], Expert]:
     if version != VERSION:
         raise ValueError(f"{folder} is of layout {version}; this release reads {VERSION}")
     expert = _build(specification, folder)
+    if (width := content.get("width", expert.width)) != expert.width:
+        raise ValueError(f"{folder / SPECIFICATION}: width is {width}, but the expert it describes has {expert.width}")
     try:
         state = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:

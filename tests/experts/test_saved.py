@@ -264,6 +264,7 @@ def damaged(folder: Path, file: str, content: bytes | None) -> None:
         ("expert.yaml", b"just text", "expert.yaml cannot be read"),
         ("expert.yaml", b"{version: 9, expert: {}}", "is of layout 9; this release reads 1"),
         ("expert.yaml", b"{version: 1, expert: {class_path: os.system}}", "expert.yaml: "),
+        ("expert.yaml", yaml.safe_dump({"version": 1, "width": 9, "expert": IMAGE}).encode(), "width is 9, but"),
         ("expert.yaml", yaml.safe_dump({"version": 1, "expert": changed(IMAGE, layers=[9])}).encode(), "expert.yaml: "),
         ("expert.yaml", yaml.safe_dump({"version": 1, "expert": changed(FEATURES, width=7)}).encode(), "does not fit"),
         ("model.safetensors", None, "model.safetensors cannot be read"),
