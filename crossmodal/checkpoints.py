@@ -29,7 +29,7 @@ FIXED_OF_TRAINER = (
     "precision",
 )
 # but for these, which change nothing or (where weights are) are compared by content
-FREE = {"feature_store", "encode_batch_size", "encode_workers", "num_workers", "pretrained", "model", "sha256"}
+FREE = {"feature_store", "encode_batch_size", "encode_workers", "num_workers", "pretrained", "model", "run", "sha256"}
 
 
 class CheckpointMismatchError(ValueError):

@@ -260,7 +260,7 @@ def _wanted_inputs(modality: str, expert: Expert, data: PairedDataModule, splits
     for split in splits:
         if (rows := data.rows(split)) is not None and len(positions := rows.used(modality)):
             source = rows.sources[modality]
-            reader = RawReader(source, expert.transform)
+            reader = source.reader(expert.transform)
             if data.quarantine is None:
                 wanted.append(_Inputs(split, reader, positions, source.keys(positions)))
                 continue

@@ -12,7 +12,7 @@ from typing import Any
 from crossmodal.arguments import read_options as read_keys
 from crossmodal.arguments import read_yaml
 from crossmodal.errors import UsageError
-from crossmodal.run_folder import RunFolder
+from crossmodal.run_folder import RunFolder, trained_run
 
 HELP = """\
 usage: crossmodal extend --model RUN --expert NAME=FOLDER [--like NAME] [--lora RANK] [--config FILE] [--KEY VALUE ...]
@@ -80,19 +80,15 @@ def read_options(arguments: list[str]) -> tuple[Options | None, list[str]]:
 
 
 def run_of(path: Path) -> tuple[RunFolder, Path]:
-    """Return a run, and its best checkpoint or else its last, or the checkpoint that is given itself.
+    """Return the run that `--model` means, and its checkpoint.
 
     Raises:
         UsageError: There is no such run.
     """
-    run = RunFolder.of_checkpoint(path) if path.is_file() else RunFolder(path)
-    if not run.config.is_file():
-        raise UsageError(f"--model {path}: no run, which has a config.yaml; give one such as runs/easy_vqa/0")
-    checkpoints = [path] if path.is_file() else [run.checkpoint(name) for name in ("best", "last")]
-    found = next((checkpoint for checkpoint in checkpoints if checkpoint.is_file()), None)
-    if found is None:
-        raise UsageError(f"--model {path}: the run has neither {checkpoints[0]} nor {checkpoints[-1].name}")
-    return run, found
+    try:
+        return trained_run(path)
+    except ValueError as error:
+        raise UsageError(f"--model {error}") from None
 
 
 def _to_add(given: str, run: RunFolder, config: dict[str, Any]) -> tuple[str, Path]:

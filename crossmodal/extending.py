@@ -30,7 +30,7 @@ from datamodules.batch import ABSENT
 from datamodules.paired import PairedDataModule, Split
 
 MOST_ROWS = 10_000  # whose answers are compared, where the tokens of all experts are stored
-PLACES = ("pretrained", "model", "sha256")  # of weights, which are compared by content
+PLACES = ("pretrained", "model", "run", "sha256")  # of weights, which are compared by content
 
 
 class Answers:

@@ -25,7 +25,7 @@ from crossmodal.module import CrossModalModule
 from crossmodal.novelty import MOST_INPUTS, Autoencoder, fit_autoencoder
 from crossmodal.run_folder import RunFolder
 from datamodules.paired import PairedDataModule, Split
-from datamodules.sources import RawReader, Reader
+from datamodules.sources import Reader
 from experts.base import Expert
 
 MOST_ENCODED = 2_000  # inputs whose tokens are in no store
@@ -161,7 +161,7 @@ def mean_tokens(expert: Expert, data: PairedDataModule, modality: str, *, batch_
     reader: Reader = data.readers("train")[modality]
     most = MOST_INPUTS
     if not isinstance(reader, StoredReader):
-        reader, most = RawReader(rows.sources[modality], data.transforms[modality].for_evaluation), MOST_ENCODED
+        reader, most = rows.sources[modality].reader(data.transforms[modality].for_evaluation), MOST_ENCODED
     drawn = np.sort(np.random.default_rng(data.seed).permutation(used)[:most])
     batches = encode_in_batches(
         expert.eval(),

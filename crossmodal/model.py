@@ -5,7 +5,7 @@ Legend: U distinct inputs, B rows, N tokens, D width, L workspace tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -87,22 +87,32 @@ class CrossModalModel(nn.Module):
 
     def predict(self, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> dict[str, Tensor]:
         """Return each task's raw outputs, shape (B, outputs), given the tokens of the distinct inputs."""
-        if self.fusion is None:
-            return {}
+        return {} if self.fusion is None else self._by_kind(batch, lambda index: self._answer(tokens, index))
+
+    def workspace(self, batch: PairedBatch) -> Tensor:
+        """Return each row's workspace tokens, shape (B, L, D)."""
+        tokens = self.encode(batch)
+        return self._by_kind(batch, lambda index: {"workspace": self._fuse(tokens, index)})["workspace"]
+
+    def _by_kind(
+        self, batch: PairedBatch, compute: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Compute by an index of the rows' inputs; apart for rows that have other modalities that joined later."""
+        assert self.fusion is not None
         if not self.fusion.joined:
-            return self._answer(tokens, batch.index)
+            return compute(batch.index)
         # what a modality that joined later brings must not change a bit of rows that lack it
         present_BJ = torch.stack([batch.present(modality) for modality in self.fusion.joined], dim=1)
         kinds, kind_B = torch.unique(present_BJ, dim=0, return_inverse=True)
         if len(kinds) < 2:
-            return self._answer(tokens, self._index(batch, kinds.any(0)))
+            return compute(self._index(batch, kinds.any(0)))
         groups = [(kind_B == number).nonzero().squeeze(1) for number in range(len(kinds))]
-        answers = [
-            self._answer(tokens, {name: index_B[rows] for name, index_B in self._index(batch, kind).items()})
+        found = [
+            compute({name: index_B[rows] for name, index_B in self._index(batch, kind).items()})
             for kind, rows in zip(kinds, groups, strict=True)
         ]
         place_B = torch.cat(groups).argsort()
-        return {task: torch.cat([answer[task] for answer in answers])[place_B] for task in self.heads}
+        return {name: torch.cat([one[name] for one in found])[place_B] for name in found[0]}
 
     def _index(self, batch: PairedBatch, has_J: Tensor) -> dict[str, Tensor]:
         """Return the index of the first modalities, and of those that joined and are there."""
@@ -112,15 +122,20 @@ class CrossModalModel(nn.Module):
 
     def _answer(self, tokens: Mapping[str, ExpertTokens], index: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return each task's raw outputs, given the tokens of distinct inputs and which of them each row has."""
+        workspace_BLD = self._fuse(tokens, index)
+        absent_B = torch.stack([index_B == ABSENT for index_B in index.values()]).all(0)
+        return {task: head(workspace_BLD, absent_B) for task, head in self.heads.items()}
+
+    def _fuse(self, tokens: Mapping[str, ExpertTokens], index: Mapping[str, Tensor]) -> Tensor:
+        """Return each row's workspace tokens, given the tokens of distinct inputs and which of them each row has."""
         assert self.fusion is not None
-        workspace_BLD = self.fusion(
+        workspace_BLD: Tensor = self.fusion(
             {
                 modality: self.tokens_of_rows(tokens.get(modality), index_B, modality)
                 for modality, index_B in index.items()
             }
         )
-        absent_B = torch.stack([index_B == ABSENT for index_B in index.values()]).all(0)
-        return {task: head(workspace_BLD, absent_B) for task, head in self.heads.items()}
+        return workspace_BLD
 
     def tokens_of_rows(self, tokens: ExpertTokens | None, index_B: Tensor, modality: str) -> ExpertTokens:
         """Project the tokens of the distinct inputs, if there are any, then give each row its own."""

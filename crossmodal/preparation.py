@@ -21,7 +21,7 @@ from datamodules.batch import ABSENT
 from datamodules.faults import Fault
 from datamodules.loading import BatchLoader
 from datamodules.paired import PairedDataModule, Split
-from datamodules.sources import RawReader, read_usable
+from datamodules.sources import read_usable
 from experts.base import Expert
 
 SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
@@ -142,7 +142,7 @@ def _batches(
 ) -> Iterator[Any]:
     rows = data.rows("train")
     assert rows is not None
-    reader = RawReader(rows.sources[modality], data.transforms[modality].for_evaluation)
+    reader = rows.sources[modality].reader(data.transforms[modality].for_evaluation)
     leave_out = data.quarantine is not None
 
     def read(positions: NDArray[np.int64], _seed: int) -> tuple[NDArray[np.int64], Any, Mapping[int, Fault]]:

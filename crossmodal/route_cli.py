@@ -99,12 +99,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _route(options: Options) -> int:
-    from crossmodal import routing
+    from crossmodal import routing, trained
 
     modalities = options.modalities
     if not modalities:
         raise ValueError(f"{options.run.path} has no gates: they could not be fitted")
-    experts = routing.load_experts(options.run, options.checkpoint, modalities)
+    experts = trained.load_experts(options.run, options.checkpoint, modalities)
     gate = routing.load_gate(options.run, experts)
     table = routing.Table(modalities)
     failed = False

@@ -1,4 +1,4 @@
-"""Routes files to the experts that know them: a run's experts without its model, its gates, a table.
+"""Routes files to the experts that know them: the gates of a run, a table.
 
 Legend: U inputs, M modalities.
 """
@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
-from crossmodal.checkpoints import load_weights, read_checkpoint
+from crossmodal.checkpoints import load_weights
 from crossmodal.console import tame_chatter
-from crossmodal.errors import without_types
 from crossmodal.experiment_cli import DataAndModel
 from crossmodal.feature_files import temporary_name
 from crossmodal.gates import fit_missing, read_gate
@@ -41,41 +38,6 @@ def fit(run: RunFolder, checkpoint: Path) -> None:
     experiment = DataAndModel(["--config", str(run.config)])
     load_weights(experiment.model, checkpoint)
     fit_missing(run, experiment.model, experiment.datamodule)
-
-
-def load_experts(run: RunFolder, checkpoint: Path, modalities: Sequence[str]) -> dict[str, Expert]:
-    """Build a run's experts as it trained them; its data are not needed.
-
-    Args:
-        run: With the configuration.
-        checkpoint: With what was trained.
-        modalities: Whose experts are wanted.
-
-    Raises:
-        ValueError: One cannot be built, or the checkpoint does not fit it.
-    """
-    config = yaml.safe_load(run.config.read_text())["experts"]
-    tame_chatter()
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--experts", type=dict[str, Expert])
-    try:
-        parsed = parser.parse_object({"experts": {modality: config[modality] for modality in modalities}})
-        experts: dict[str, Expert] = parser.instantiate_classes(parsed).experts
-    except ArgumentError as error:
-        raise ValueError(f"{run.config}: {without_types(str(error))}") from error
-    state = read_checkpoint(checkpoint)["state_dict"]
-    for modality, expert in experts.items():
-        prefix = f"model.experts.{modality}."
-        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        if expert.frozen:  # its weights are where the configuration says
-            own |= {f"network.{name}": value for name, value in expert.network.state_dict().items()}
-        try:
-            expert.load_state_dict(own)
-        except RuntimeError as error:
-            said = str(error).splitlines()[-1].strip()
-            raise ValueError(f"{checkpoint} does not fit experts.{modality} of {run.config}: {said}") from error
-        expert.eval()
-    return experts
 
 
 def load_gate(run: RunFolder, experts: Mapping[str, Expert]) -> NoveltyGate:

@@ -15,6 +15,9 @@ from typing import IO, Any
 
 from crossmodal.feature_files import write_json
 
+# of a trained model: a run's folder, or one of its checkpoints; checked by `check_trained_run`
+TrainedRun = str
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -106,6 +109,28 @@ class RunFolder:
         shutil.rmtree(self.path)
         if not any(self.path.parent.iterdir()):
             self.path.parent.rmdir()
+
+
+def trained_run(path: Path) -> tuple[RunFolder, Path]:
+    """Return a run, and its best checkpoint or else its last, or the checkpoint that is given itself.
+
+    Raises:
+        ValueError: There is no such run.
+    """
+    run = RunFolder.of_checkpoint(path) if path.is_file() else RunFolder(path)
+    if not run.config.is_file():
+        raise ValueError(f"{path}: no run, which has a config.yaml; give one such as runs/easy_vqa/0")
+    checkpoints = [path] if path.is_file() else [run.checkpoint(name) for name in ("best", "last")]
+    found = next((checkpoint for checkpoint in checkpoints if checkpoint.is_file()), None)
+    if found is None:
+        raise ValueError(f"{path}: the run has neither {checkpoints[0]} nor {checkpoints[-1].name}")
+    return run, found
+
+
+def check_trained_run(run: object) -> None:
+    """Raise ValueError, in one line, if a configuration's run cannot be there."""
+    if isinstance(run, str):
+        trained_run(Path(run))
 
 
 def checkpoint_to_evaluate(command: str, given: str | None, runs: Path, name: str) -> Path:

@@ -18,10 +18,11 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningDataModule
 
 from datamodules.batch import ABSENT
+from datamodules.combined import bases, with_combined
 from datamodules.faults import Fault, Quarantine
 from datamodules.loading import EpochBatches, ResumableLoader
 from datamodules.rows import PairedDataset, PairedRows
-from datamodules.sources import InputTransform, RawReader, Reader
+from datamodules.sources import InputTransform, Reader
 
 Split = Literal["train", "val", "test", "predict"]
 
@@ -87,6 +88,15 @@ class PairedDataModule(LightningDataModule, ABC):
         """Each modality's transform, once it is connected."""
         return self._paired.transforms
 
+    @property
+    def base_transforms(self) -> dict[str, InputTransform]:
+        """A transform for each modality of the data that is read; what is made of several is taken apart."""
+        found: dict[str, InputTransform] = {}
+        for modality, transform in self._paired.transforms.items():
+            for base, one in bases(modality, transform).items():
+                found.setdefault(base, one)
+        return found
+
     def drop_modalities(self, rates: Mapping[str, float]) -> None:
         """Let training rows lack modalities that they have, at a rate for each."""
         self._paired.dropout = dict(rates)
@@ -114,19 +124,25 @@ class PairedDataModule(LightningDataModule, ABC):
                 return None
             if len(rows) == 0:
                 raise ValueError(f"the {split} split of {type(self).__name__} has no rows")
-            missing = self._paired.transforms.keys() - rows.sources.keys()
-            if absent := missing & self._paired.optional:
-                rows = rows.lacking(absent)
-                if absent - self._paired.told:
-                    rank_zero_info(f"{type(self).__name__} has no {', '.join(sorted(absent))}: its rows go without")
-                    self._paired.told |= absent
-            if missing := missing - self._paired.optional:
-                raise ValueError(
-                    f"experts.{min(missing)}: {type(self).__name__} has no such modality; it has "
-                    f"{', '.join(sorted(rows.sources))}"
-                )
-            self._paired.rows[split] = rows
+            self._paired.rows[split] = with_combined(rows.lacking(self._absent(rows)), self._paired.transforms)
         return self._paired.rows[split]
+
+    def _absent(self, rows: PairedRows) -> set[str]:
+        """Return the modalities that rows may lack altogether, and do."""
+        absent: set[str] = set()
+        for modality, transform in sorted(self._paired.transforms.items()):
+            if not (missing := bases(modality, transform).keys() - rows.sources.keys()):
+                continue
+            if modality not in self._paired.optional:
+                what = "such modality" if modality in missing else f"{min(missing)}, which that takes"
+                raise ValueError(
+                    f"experts.{modality}: {type(self).__name__} has no {what}; it has {', '.join(sorted(rows.sources))}"
+                )
+            absent |= missing
+        if absent - self._paired.told:
+            rank_zero_info(f"{type(self).__name__} has no {', '.join(sorted(absent))}: its rows go without")
+            self._paired.told |= absent
+        return absent
 
     def limit(self, split: Split, count: int, *, drawn: bool = False) -> None:
         """Keep only a split's first rows, or as many that are drawn; the inputs of others are not read."""
@@ -157,7 +173,7 @@ class PairedDataModule(LightningDataModule, ABC):
             rows = self.rows(split)
             assert rows is not None
             self._paired.readers[split] = {
-                modality: RawReader(rows.sources[modality], transform if split == "train" else transform.for_evaluation)
+                modality: rows.sources[modality].reader(transform if split == "train" else transform.for_evaluation)
                 for modality, transform in self._paired.transforms.items()
             }
         return self._paired.readers[split]

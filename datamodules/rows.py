@@ -67,6 +67,14 @@ class NumberedIds(RowIds):
         return f"{self.prefix}/{number}"
 
 
+def distinct(index_B: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the positions of the inputs that rows have, in order, and which of these each row has."""
+    positions, inverse = np.unique(index_B, return_inverse=True)
+    if len(positions) and positions[0] == ABSENT:
+        positions, inverse = positions[1:], inverse - 1
+    return positions, inverse.astype(np.int64, copy=False)
+
+
 @dataclass(frozen=True)
 class PairedRows:
     """The R rows of one split.
@@ -200,10 +208,8 @@ class PairedDataset(Dataset[PairedBatch]):
         index: dict[str, Tensor] = {}
         places: dict[str, Tensor] = {}
         for modality, reader in self.readers.items():
-            positions, inverse = np.unique(positions_of[modality], return_inverse=True)
-            if len(positions) and positions[0] == ABSENT:
-                positions, inverse = positions[1:], inverse - 1
-            index[modality] = torch.from_numpy(inverse.astype(np.int64, copy=False))
+            positions, inverse = distinct(positions_of[modality])
+            index[modality] = torch.from_numpy(inverse)
             if len(positions):
                 places[modality] = torch.from_numpy(positions)
                 try:

@@ -54,6 +54,10 @@ class Source(ABC):
     def content(self, position: int) -> bytes:
         """Return the bytes that make the input what it is: all that `load` reads, and what it is told to do."""
 
+    def reader(self, transform: InputTransform) -> RawReader:
+        """Return what gives inputs as an expert takes them."""
+        return RawReader(self, transform)
+
     def fault(self, position: int, error: Exception) -> Fault:
         """Say what is wrong with an input that cannot be used."""
         kind = error.kind if isinstance(error, InputError) else "not usable"
@@ -203,7 +207,11 @@ class Reader(Protocol):
 
 
 class InputTransform(Protocol):
-    """What an expert wants done to its inputs."""
+    """What an expert wants done to its inputs.
+
+    Where inputs are made of those of several modalities, it also has `parts`, the transforms of these by modality. What
+    it takes is a dictionary with the raw inputs of those that there are, what it gives a `PairedBatch`.
+    """
 
     def __call__(self, raw: Any) -> Any:
         """Transform one raw input."""

@@ -164,7 +164,7 @@ class SpokenVQA(EasyVQA):
         question_R = rows.index["question"]
         if self.questions == "spoken":
             rows = replace(rows, index={**rows.index, "question": np.full(len(rows), ABSENT)})
-        if self.transforms and "speech" not in self.transforms:
+        if self.transforms and "speech" not in self.base_transforms:
             return rows
         if self.questions == "written":
             return rows.lacking({"speech"})

@@ -220,7 +220,7 @@ class TableData(PairedDataModule):
     @property
     def _wanted(self) -> dict[str, Column]:
         """Modalities without an expert are not read."""
-        wanted = self.transforms
+        wanted = self.base_transforms
         return {name: spec for name, spec in self.modalities.items() if not wanted or name in wanted}
 
     def columns(self, split: Split) -> list[str]:

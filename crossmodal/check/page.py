@@ -163,7 +163,7 @@ def _charts(figures: dict[str, Any], check: DataCheck) -> Iterator[tuple[str, Ma
             split: sum(one["rows"] for one in figures["presence"][split] if modality in one["modalities"])
             for split in splits
         }
-        for modality in check.data.transforms
+        for modality in check.data.base_transforms
     }
     yield "rows that have each modality", bars(having, splits)
     if len(found := combinations(figures)) > 1:

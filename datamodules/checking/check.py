@@ -150,7 +150,7 @@ class DataCheck:
     def presence(self, split: Split) -> dict[tuple[str, ...], int]:
         """Return how many usable rows have which modalities, most frequent first."""
         rows, usable = self.rows[split], self.usable(split)
-        names = list(self.data.transforms)
+        names = list(self.data.base_transforms)
         codes = np.zeros(len(usable), np.int64)
         for bit, name in enumerate(names):
             codes |= (rows.index[name][usable] != ABSENT).astype(np.int64) << bit
@@ -166,7 +166,7 @@ class DataCheck:
         usable = self.usable(split)
         places = np.linspace(0, len(usable) - 1, min(number, len(usable))).round().astype(np.int64)
         read = (
-            read_sample(self.rows[split], row, list(self.data.transforms), self.data.outputs)
+            read_sample(self.rows[split], row, list(self.data.base_transforms), self.data.outputs)
             for row in usable[places].tolist()
         )
         return [sample for sample in read if sample is not None]
@@ -180,7 +180,7 @@ class DataCheck:
         if found is None:
             return
         rows, faults, others = found
-        if missing := self.data.transforms.keys() - rows.sources.keys():
+        if missing := self.data.base_transforms.keys() - rows.sources.keys():
             there = ", ".join(sorted(rows.sources))
             raise ValueError(f"experts.{min(missing)}: the data has no such modality; it has {there}")
         self.rows[split] = rows
@@ -195,7 +195,7 @@ class DataCheck:
         self._look_at_targets(split, rows)
         if isinstance(rows.ids, TableIds) and rows.ids.column is not None:
             self._look_at_ids(split, rows.ids)
-        for modality in self.data.transforms:
+        for modality in self.data.base_transforms:
             positions = rows.used(modality)
             if isinstance(self.data, TableData):  # what is not there need not be looked for again
                 gone = rows.index[modality][lost.get(", ".join(self.data.modalities[modality].names), [])]
@@ -247,7 +247,7 @@ class DataCheck:
         """Load and transform some inputs of a part; a worker does it."""
         part = self._parts[number]
         source = self.rows[part.split].sources[part.modality]
-        transform = self.data.transforms[part.modality].for_evaluation
+        transform = self.data.base_transforms[part.modality].for_evaluation
         complaint = getattr(transform, "complaint", None)
         is_compared = part.split in COMPARED and len(self.rows.keys() & set(COMPARED)) > 1
         found = _Findings(number, positions, np.zeros(len(positions), f"S{KEY_BYTES}"))
