@@ -134,9 +134,10 @@ class PairedDataModule(LightningDataModule, ABC):
             if not (missing := bases(modality, transform).keys() - rows.sources.keys()):
                 continue
             if modality not in self._paired.optional:
-                what = "such modality" if modality in missing else f"{min(missing)}, which that takes"
+                takes = "" if modality in missing else f" takes {min(missing)}"
                 raise ValueError(
-                    f"experts.{modality}: {type(self).__name__} has no {what}; it has {', '.join(sorted(rows.sources))}"
+                    f"experts.{modality}{takes}: {type(self).__name__} has no such modality; it has "
+                    f"{', '.join(sorted(rows.sources))}"
                 )
             absent |= missing
         if absent - self._paired.told:
