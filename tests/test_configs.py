@@ -9,10 +9,13 @@ import pytest
 from tests.conftest import ROOT, Zygote
 
 EXTENSIONS = sorted((ROOT / "configs" / "extend").glob("*.yaml"))
-CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*EXTENSIONS})
+COMPOSITIONS = sorted((ROOT / "configs" / "compose").glob("*.yaml"))
+CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*EXTENSIONS, *COMPOSITIONS})
 FEW_VOICES = [f"--data.init_args.{split}_voices=1" for split in ("train", "val", "test")]
 # nothing is stored, so that only the inputs of one batch are encoded
 QUICK = ("--trainer.fast_dev_run", "true", "--model.feature_store", "null", "--data.init_args.batch_size", 8)
+ONE_STEP = ("--data.init_args.batch_size", 8, "--trainer.max_epochs", 1, "--trainer.logger", "false")
+ONE_STEP += tuple(f"--trainer.limit_{split}_batches=1" for split in ("train", "val", "test"))
 
 
 def test_there_are_configs() -> None:
@@ -37,13 +40,11 @@ def test_fits(crossmodal: Zygote, tmp_path: Path, config: Path) -> None:
 def trained(crossmodal: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model that answers questions about pictures, and an expert for speech; neither is good."""
     folder = tmp_path_factory.mktemp("trained")
-    quick = ("--data.init_args.batch_size", 8, "--trainer.max_epochs", 1, "--trainer.logger", "false")
-    quick += tuple(f"--trainer.limit_{split}_batches=1" for split in ("train", "val", "test"))
     easy = ROOT / "configs" / "easy_vqa.yaml"
-    status, output = crossmodal.run("fit", "--config", easy, *quick, "--model.feature_store", "null", cwd=folder)
+    status, output = crossmodal.run("fit", "--config", easy, *ONE_STEP, "--model.feature_store", "null", cwd=folder)
     assert status == 0, output
     speech = ROOT / "configs" / "experts" / "speech_to_question.yaml"
-    status, output = crossmodal.run("expert", "fit", "--config", speech, *quick, *FEW_VOICES, cwd=folder)
+    status, output = crossmodal.run("expert", "fit", "--config", speech, *ONE_STEP, *FEW_VOICES, cwd=folder)
     assert status == 0, output
     return folder
 
@@ -56,6 +57,17 @@ def test_extends(crossmodal: Zygote, trained: Path, config: Path) -> None:
     status, output = crossmodal.run(*command, "--like", "question", "--config", config, *quick, cwd=trained)
     assert status == 0, output
     assert "unchanged: 2,000 rows of the val split without speech are answered as before, bit for bit" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", COMPOSITIONS, ids=lambda path: path.name)
+def test_composes(crossmodal: Zygote, trained: Path, config: Path) -> None:
+    speech = ROOT / "configs" / "experts" / "speech.yaml"
+    status, output = crossmodal.run("expert", "fit", "--config", speech, *ONE_STEP, *FEW_VOICES, cwd=trained)
+    assert status == 0, output
+    status, output = crossmodal.run("fit", "--config", config, *QUICK, *FEW_VOICES, cwd=trained)
+    assert status == 0, output
+    assert "epoch 1/1" in output
 
 
 def test_a_trial_stores_tokens_and_leaves_no_run(crossmodal: Zygote, tmp_path: Path) -> None:
