@@ -297,10 +297,8 @@ def test_a_composed_model_can_be_extended_and_asked_which_expert_knows(
     assert status == 0, output
     assert output.splitlines()[1].split()[-3:].count("-") == 2  # one alone is no input of `seen`
     # what was extended is an expert as well: with the modality that joined, and without
-    both = CompositeExpert.__name__
     write(folder, "over", {"all": {**SEEN, "init_args": {"run": "runs/extended/0"}}})
     fit(crossmodal, folder, "over")
-    assert both in (folder / "runs" / "over" / "0" / "config.yaml").read_text()
 
 
 def test_what_joined_changes_nothing_of_rows_without_it(
@@ -405,3 +403,39 @@ def test_a_part_that_is_gone_is_named_with_the_model_that_it_is_of(
     shutil.copytree(folder / "runs" / "composed", tmp_path / "runs" / "composed")
     write(tmp_path, "deep", {"whole": {**SEEN, "init_args": {"run": "runs/composed/0"}}})
     assert "runs/composed/0/config.yaml: runs/dots/0: no run" in refused(crossmodal, tmp_path, "deep")
+
+
+@pytest.mark.parametrize("store", ["runs/features", None])
+def test_a_broken_part_leaves_its_rows_out(crossmodal: Zygote, folder: Path, composed: str, store: str | None) -> None:
+    """Of another data source than the model was trained on, and for another task."""
+    pictures = Dots(num_pictures=12).rows("train").sources["image"]  # type: ignore[union-attr]
+    lines = ["picture,question,kind"]
+    for number in range(12):
+        pictures.load(number).save(folder / f"{number}.png")
+        lines += [f"{number}.png,what colour is the {side} dot?,{number % 2}" for side in ("left", "right")]
+    (folder / "5.png").write_bytes(b"\x89PNG and no more")
+    (folder / "dots.csv").write_text("\n".join([*lines, ",what?,1", ",,0"]) + "\n")
+    write(folder, "table", {"seen": SEEN})
+    experiment: dict[str, Any] = yaml.safe_load((folder / "table.yaml").read_text())
+    init_args: dict[str, Any] = {
+        "train": "dots.csv",
+        "modalities": {
+            "image": {"type": "image", "column": "picture", "missing": "allow"},
+            "question": {"type": "text", "column": "question", "missing": "allow"},
+        },
+        "targets": {"kind": {"type": "class", "column": "kind"}},
+        "batch_size": 4,
+    }
+    experiment["data"] = {"class_path": "datamodules.manifest.Manifest", "init_args": init_args}
+    experiment["model"] |= {"heads": {"kind": experiment["model"]["heads"]["answer"]}, "feature_store": store}
+    experiment["trainer"]["callbacks"] = []
+    (folder / "table.yaml").write_text(yaml.safe_dump(experiment))
+    status, output = crossmodal.run("fit", "--config", "table.yaml", cwd=folder)
+    assert status == 1
+    assert "5.png" in output
+    assert "column 'picture'" in output
+    quarantine = ("--data.init_args.on_error", "quarantine", "--data.init_args.max_quarantined", 0.5)
+    fit(crossmodal, folder, "table", *quarantine)
+    run = max((folder / "runs" / "table").iterdir(), key=lambda path: int(path.name))
+    listed = [json.loads(line) for line in (run / "quarantine.jsonl").read_text().splitlines()]
+    assert sorted(one["row"].rpartition(":")[2] for one in listed) == ["12", "13"]
