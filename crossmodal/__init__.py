@@ -19,6 +19,7 @@ _WHERE = {
     "HierarchicalFusion": "crossmodal.fusion",
     "LowRankFusion": "crossmodal.fusion",
     "MeanFusion": "crossmodal.fusion",
+    "MetaLearner": "crossmodal.meta_learner",
     "MoEFusion": "crossmodal.fusion",
     "MultiLabelHead": "crossmodal.heads",
     "PerceiverFusion": "crossmodal.fusion",

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import yaml
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
@@ -155,6 +156,13 @@ def refuse_other_shapes(there: Mapping[str, Tensor], here: Mapping[str, Tensor])
                 f"it is of another model: {name} is {'not' if then is None else then} in the checkpoint, "
                 f"{'not' if now is None else now} in this configuration"
             )
+
+
+def tell_other_fusion(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Say which settings of the fusion are not those of training, such as top_k: the weights fit all the same."""
+    if then.get("fusion") and now.get("fusion"):
+        for name, before, after in differences(then["fusion"], now["fusion"], "model.fusion"):
+            rank_zero_info(f"{name} was {before} when the checkpoint was trained, and now is {after}")
 
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from crossmodal import metrics
+from crossmodal.opinions import Labels, Opinions, Probabilities, Quantities
 
 
 class Head(nn.Module, ABC):
@@ -86,6 +87,10 @@ class Head(nn.Module, ABC):
         """Return what is reported for each output, shape (B, C)."""
 
     @abstractmethod
+    def opinions(self) -> Opinions:
+        """Return what compares several answers, as `activate` gives them."""
+
+    @abstractmethod
     def decide(self, outputs_BC: Tensor, names: list[str]) -> list[object]:
         """Return each row's prediction in words or numbers."""
 
@@ -137,6 +142,10 @@ class ClassificationHead(Head):
         """Return the softmax."""
         return outputs_BC.softmax(-1)
 
+    def opinions(self) -> Opinions:
+        """Return what compares probabilities of classes."""
+        return Probabilities()
+
     def decide(self, outputs_BC: Tensor, names: list[str]) -> list[object]:
         """Return the name of the likeliest class."""
         return [names[number] for number in outputs_BC.argmax(-1).tolist()]
@@ -173,6 +182,10 @@ class MultiLabelHead(Head):
     def activate(self, outputs_BC: Tensor) -> Tensor:
         """Return each label's probability."""
         return outputs_BC.sigmoid()
+
+    def opinions(self) -> Opinions:
+        """Return what compares probabilities of labels."""
+        return Labels()
 
     def decide(self, outputs_BC: Tensor, names: list[str]) -> list[object]:
         """Return the names of the labels whose probability is above one half."""
@@ -226,6 +239,10 @@ class RegressionHead(Head):
     def activate(self, outputs_BC: Tensor) -> Tensor:
         """Return the values themselves."""
         return outputs_BC
+
+    def opinions(self) -> Opinions:
+        """Return what compares quantities."""
+        return Quantities(self.scale_C)
 
     def decide(self, outputs_BC: Tensor, names: list[str]) -> list[object]:
         """Return the value, or a list of them."""

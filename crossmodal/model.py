@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from crossmodal.fusion import Fusion
 from crossmodal.heads import Head
+from crossmodal.mixture import Answers, Mixture
 from datamodules.batch import ABSENT, PairedBatch, gather_rows
 from experts.base import Expert, ExpertTokens
 
@@ -24,6 +25,7 @@ class CrossModalModel(nn.Module):
         fusion: Over the same modalities; without heads there need not be one.
         heads: By task, each of the fusion's width.
         newcomer: The modality that is being added: only what is its own trains, all else stays in eval mode.
+        mixture: Lets each expert answer by itself, too, and weighs the answers.
 
     Raises:
         ValueError: A frozen expert has parameters that nothing freezes.
@@ -36,6 +38,7 @@ class CrossModalModel(nn.Module):
         heads: Mapping[str, Head],
         *,
         newcomer: str | None = None,
+        mixture: Mixture | None = None,
     ) -> None:
         super().__init__()
         for modality, expert in experts.items():
@@ -51,12 +54,18 @@ class CrossModalModel(nn.Module):
         )
         self.fusion = fusion
         self.heads = nn.ModuleDict(heads)
+        self.mixture = mixture
         self.newcomer = newcomer
         own = () if newcomer is None else self.own_state(newcomer)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and (newcomer is None or name in own))
         if newcomer is not None:
             self.train()  # Lightning trains in the mode that it finds
+
+    def all_heads(self) -> list[tuple[str, Head]]:
+        """Return tasks and heads, with those of the mixture's experts."""
+        own = [] if self.mixture is None else self.mixture.own_heads()
+        return [*self.heads.items(), *own]  # type: ignore[list-item]
 
     def own_state(self, modality: str) -> set[str]:
         """Return the names of the parameters and buffers that are a modality's own, if it joined later."""
@@ -87,11 +96,24 @@ class CrossModalModel(nn.Module):
 
     def predict(self, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> dict[str, Tensor]:
         """Return each task's raw outputs, shape (B, outputs), given the tokens of the distinct inputs."""
-        return {} if self.fusion is None else self._by_kind(batch, lambda index: self._answer(tokens, index))
+        return self.answer(tokens, batch)[0]
+
+    def answer(
+        self, tokens: Mapping[str, ExpertTokens], batch: PairedBatch
+    ) -> tuple[dict[str, Tensor], Answers | None]:
+        """Return each task's raw outputs, shape (B, outputs), and what a mixture gives them by."""
+        if self.fusion is None:
+            return {}, None
+        if self.mixture is None:
+            return self._by_kind(batch, lambda index: self._answer(tokens, index)), None
+        answers: Answers = self.mixture(tokens, batch, self.fuse)
+        return answers.outputs, answers
 
     def workspace(self, batch: PairedBatch) -> Tensor:
         """Return each row's workspace tokens, shape (B, L, D)."""
         tokens = self.encode(batch)
+        if self.mixture is not None:
+            return self._fuse(tokens, batch.index, self.mixture.score(self.mixture.say(tokens, batch)).shares())
         return self._by_kind(batch, lambda index: {"workspace": self._fuse(tokens, index)})["workspace"]
 
     def _by_kind(
@@ -114,27 +136,39 @@ class CrossModalModel(nn.Module):
         place_B = torch.cat(groups).argsort()
         return {name: torch.cat([one[name] for one in found])[place_B] for name in found[0]}
 
+    def fuse(self, tokens: Mapping[str, ExpertTokens], batch: PairedBatch, shares_BE: Tensor) -> dict[str, Tensor]:
+        """Return each task's raw outputs, where only a share of what each expert says reaches the workspace."""
+        return self._answer(tokens, batch.index, shares_BE)
+
     def _index(self, batch: PairedBatch, has_J: Tensor) -> dict[str, Tensor]:
         """Return the index of the first modalities, and of those that joined and are there."""
         assert self.fusion is not None
         lacking = {name for name, has in zip(self.fusion.joined, has_J.tolist(), strict=True) if not has}
         return {modality: batch.index[modality] for modality in self.experts if modality not in lacking}
 
-    def _answer(self, tokens: Mapping[str, ExpertTokens], index: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _answer(
+        self,
+        tokens: Mapping[str, ExpertTokens],
+        index: Mapping[str, Tensor],
+        shares_BE: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Return each task's raw outputs, given the tokens of distinct inputs and which of them each row has."""
-        workspace_BLD = self._fuse(tokens, index)
+        workspace_BLD = self._fuse(tokens, index, shares_BE)
         absent_B = torch.stack([index_B == ABSENT for index_B in index.values()]).all(0)
         return {task: head(workspace_BLD, absent_B) for task, head in self.heads.items()}
 
-    def _fuse(self, tokens: Mapping[str, ExpertTokens], index: Mapping[str, Tensor]) -> Tensor:
+    def _fuse(
+        self, tokens: Mapping[str, ExpertTokens], index: Mapping[str, Tensor], shares_BE: Tensor | None = None
+    ) -> Tensor:
         """Return each row's workspace tokens, given the tokens of distinct inputs and which of them each row has."""
         assert self.fusion is not None
-        workspace_BLD: Tensor = self.fusion(
-            {
-                modality: self.tokens_of_rows(tokens.get(modality), index_B, modality)
-                for modality, index_B in index.items()
-            }
-        )
+        of_rows = {
+            modality: self.tokens_of_rows(tokens.get(modality), index_B, modality)
+            for modality, index_B in index.items()
+        }
+        if self.mixture is not None and shares_BE is not None:
+            of_rows = self.mixture.meta_learner.heard(of_rows, shares_BE)
+        workspace_BLD: Tensor = self.fusion(of_rows)
         return workspace_BLD
 
     def tokens_of_rows(self, tokens: ExpertTokens | None, index_B: Tensor, modality: str) -> ExpertTokens:

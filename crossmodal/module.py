@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
@@ -13,25 +12,26 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
 from crossmodal.alignment import Alignment, Alignments
+from crossmodal.building import build_model
 from crossmodal.checkpoints import (
-    differences,
     leave_frozen_out,
     put_frozen_back,
     refuse_other_outputs,
     refuse_other_shapes,
+    tell_other_fusion,
 )
 from crossmodal.encoding import Encoded, store_tokens
 from crossmodal.feature_store import FeatureStore
 from crossmodal.fusion import Fusion
 from crossmodal.heads import Head
-from crossmodal.joining import Joined, add_joined, begin_joined
-from crossmodal.model import CrossModalModel
+from crossmodal.joining import Joined, begin_joined
+from crossmodal.meta_learner import MetaLearner
+from crossmodal.mixture_figures import MixtureFigures
 from crossmodal.objectives import TaskObjective, refuse_infinite
-from crossmodal.optimization import WarmupCosine, parameter_groups, with_scaled_rates
+from crossmodal.optimization import parameter_groups, scheduled, with_scaled_rates
 from crossmodal.precision import refuse_to_cast, refuse_to_clip
 from crossmodal.preparation import (
     SPLITS_OF_STAGE,
@@ -43,16 +43,11 @@ from crossmodal.preparation import (
     train_by_rows_with,
     weigh_classes,
 )
+from crossmodal.reports import Prediction, report
+from crossmodal.stacking import learn, most_varied
 from datamodules.batch import PairedBatch
 from datamodules.paired import PairedDataModule
 from experts.base import Expert, ExpertTokens
-
-
-class Prediction(TypedDict):
-    """What `predict_step` returns for a task."""
-
-    prediction: list[object]
-    reported: Tensor
 
 
 class CrossModalModule(LightningModule):
@@ -65,6 +60,7 @@ class CrossModalModule(LightningModule):
         heads: By task: makes a head, given the fusion's width and the number of outputs; not needed with alignments.
         alignments: Each pulls the tokens of one expert to those of another, given their widths by modality.
         joined: Modalities that joined a trained model, in order; see `crossmodal extend`. Only the last is trained.
+        meta_learner: Makes what weighs experts and their fusion, given the experts' names and the fusion's width.
         objective: Sums the losses.
         optimizer: Makes the optimizer, given groups of parameters.
         modality_dropout: Rate at which a training row is treated as if it lacked a modality, for all or for each; one
@@ -88,6 +84,7 @@ class CrossModalModule(LightningModule):
         heads: dict[str, Callable[[int, int], Head]] | None = None,
         alignments: list[Callable[[dict[str, int]], Alignment]] | None = None,
         joined: dict[str, Joined] | None = None,
+        meta_learner: Callable[[list[str], int], MetaLearner] | None = None,
         objective: TaskObjective | None = None,
         optimizer: Callable[[Iterable[Any]], Optimizer] = AdamW,
         modality_dropout: float | dict[str, float] = 0.0,
@@ -111,11 +108,15 @@ class CrossModalModule(LightningModule):
                 f"({encode_workers}) at least 0"
             )
         self.joined = joined or {}
-        built = fusion([name for name in experts if name not in self.joined]) if fusion and heads else None
-        newcomer = add_joined(built, experts, self.joined)
-        width = 0 if built is None else built.width
-        made = {task: head(width, len(outputs[task])) for task, head in heads.items()}
-        self.model = CrossModalModel(experts, built, made, newcomer=newcomer)
+        self.model = build_model(
+            experts,
+            outputs,
+            fusion=fusion if heads else None,
+            heads=heads,
+            joined=self.joined,
+            meta_learner=meta_learner,
+        )
+        newcomer = self.model.newcomer
         widths = {modality: expert.width for modality, expert in experts.items()}
         trained = [name for name, expert in experts.items() if not expert.frozen and newcomer in (None, name)]
         aligned = [alignment(widths) for alignment in alignments or ()]
@@ -129,6 +130,7 @@ class CrossModalModule(LightningModule):
         self.encode_workers = encode_workers
         self.seconds_encoding = 0.0
         self._make_optimizer = optimizer
+        self._mixture_figures = MixtureFigures()
         self._metrics: dict[str, nn.ModuleDict] = {}
         for stage in ("val", "test"):
             metrics = nn.ModuleDict(
@@ -179,7 +181,7 @@ class CrossModalModule(LightningModule):
             train_by_rows_with(data, newcomer, trains=bool(self.trainer.max_epochs))
         if stage != "predict":  # what fit measures in the end would fail only then
             check_targets(data, self.heads, (*splits, "test") if stage == "fit" else splits)
-            weigh_classes(data, self.heads)
+            weigh_classes(data, self.model.all_heads())
         store_tokens(
             self.experts,
             data,
@@ -193,8 +195,10 @@ class CrossModalModule(LightningModule):
         )
         if stage == "fit":
             data.drop_modalities(self.modality_dropout)
+            if self.model.mixture is not None and (rows := data.rows("train")) is not None:
+                self.model.mixture.held_out_by = most_varied(rows)
             if newcomer is None:
-                learn_priors(data, self.heads)
+                learn_priors(data, self.model.all_heads())
 
     def on_fit_start(self) -> None:
         """Let experts look at the training split, if no checkpoint has told them what it is like."""
@@ -207,7 +211,11 @@ class CrossModalModule(LightningModule):
         if not len(batch) or (self.model.newcomer is not None and self.model.newcomer not in batch.inputs):
             return None
         tokens = self.model.encode(batch)
-        terms = self._terms(tokens, self.model.predict(tokens, batch), batch)
+        if self.model.mixture is None:
+            terms = self._terms(tokens, self.model.predict(tokens, batch), batch)
+        else:
+            terms = learn(self.model.mixture, self.objective, tokens, batch, self.model.fuse)
+            terms |= self._further_terms(tokens, batch)
         if not terms:
             return None
         loss = torch.stack(list(terms.values())).sum()
@@ -233,32 +241,29 @@ class CrossModalModule(LightningModule):
 
     def predict_step(self, batch: PairedBatch, batch_idx: int) -> dict[str, Prediction]:
         """Return, by task, each row's prediction and what is reported of each output."""
-        return {
-            task: Prediction(
-                prediction=head.decide(outputs_BC, self.outputs[task]),
-                reported=head.activate(outputs_BC),
-            )
-            for (task, head), outputs_BC in zip(self.heads, self(batch).values(), strict=True)
-        }
+        outputs, answers = self.model.answer(self.model.encode(batch), batch)
+        return report(dict(self.heads), self.outputs, outputs, answers)
+
+    def _further_terms(self, tokens: dict[str, ExpertTokens], batch: PairedBatch) -> dict[str, Tensor]:
+        of_fusion = {} if self.model.fusion is None else self.model.fusion.terms
+        return {**self.alignments(tokens, batch), **of_fusion}
 
     def _terms(
         self, tokens: dict[str, ExpertTokens], predictions: dict[str, Tensor], batch: PairedBatch
     ) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = self.objective(self.model.heads, predictions, batch.targets)
-        terms |= self.alignments(tokens, batch)
+        terms |= self._further_terms(tokens, batch)
         if not terms and predictions:
             raise ValueError(
                 f"rows {', '.join(list(batch.ids)[:3])} have no targets for any of {', '.join(predictions)}"
             )
-        if self.model.fusion is not None:
-            terms |= self.model.fusion.terms
         return terms
 
     def _evaluate(self, batch: PairedBatch, stage: str) -> None:
         if not len(batch):
             return
         tokens = self.model.encode(batch)
-        predictions = self.model.predict(tokens, batch)
+        predictions, answers = self.model.answer(tokens, batch)
         if not (terms := self._terms(tokens, predictions, batch)):
             return
         self.log(f"{stage}/loss", torch.stack(list(terms.values())).sum(), batch_size=len(batch), sync_dist=True)
@@ -271,28 +276,29 @@ class CrossModalModule(LightningModule):
             metrics.update(head.activate(outputs_BC), batch.targets[task])
             self.log_dict(metrics, batch_size=len(batch), prog_bar=stage == "val")
         self.alignments.measure(tokens, batch)
+        if answers is not None:
+            self._mixture_figures.measure(
+                answers, dict(self.heads), batch.targets, {task: self._prefix(task) for task in self.outputs}
+            )
 
     def on_validation_epoch_end(self) -> None:
-        """Log how well aligned modalities find each other."""
-        self.log_dict({f"val/{name}": value for name, value in self.alignments.figures().items()})
+        """Log what was measured over the epoch."""
+        self._log_figures("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log how well aligned modalities find each other."""
-        self.log_dict({f"test/{name}": value for name, value in self.alignments.figures().items()})
+        """Log what was measured over the split."""
+        self._log_figures("test")
+
+    def _log_figures(self, stage: str) -> None:
+        figures: dict[str, Any] = {**self.alignments.figures(), **self._mixture_figures.figures()}
+        self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
 
     def configure_optimizers(self) -> Any:
         """AdamW, or what the configuration says, with warm-up and a cosine, per step."""
         optimizer = with_scaled_rates(self._make_optimizer(parameter_groups(self)))
         if self.trainer.gradient_clip_val:
             refuse_to_clip(optimizer, str(self.trainer.precision))
-        total = self.trainer.estimated_stepping_batches
-        if math.isinf(total):
-            raise ValueError("a schedule needs an end: set trainer.max_epochs or trainer.max_steps")
-        schedule = WarmupCosine(max(1, int(total)), warmup=self.warmup)
-        # a function: LambdaLR would keep an object's length in the checkpoint, and a run that is resumed to go on
-        # for longer would train at a rate of zero
-        scheduler = LambdaLR(optimizer, lambda step: schedule(step))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return scheduled(optimizer, self.trainer.estimated_stepping_batches, warmup=self.warmup)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave frozen weights out: the configuration says where they are, the fingerprint which they are."""
@@ -306,12 +312,6 @@ class CrossModalModule(LightningModule):
             CheckpointMismatchError: A frozen expert is not the one that it was trained with, or the model differs.
         """
         refuse_other_outputs(checkpoint, self.outputs)
-        fusion_then, fusion_now = (
-            settings.get("fusion") for settings in (checkpoint.get("hyper_parameters", {}), self.hparams)
-        )
-        if fusion_then and fusion_now:
-            for name, then, now in differences(fusion_then, fusion_now, "model.fusion"):
-                # such as top_k: the weights fit all the same
-                rank_zero_info(f"{name} was {then} when the checkpoint was trained, and now is {now}")
+        tell_other_fusion(checkpoint.get("hyper_parameters", {}), self.hparams)
         put_frozen_back(checkpoint, self.experts)
         refuse_other_shapes(checkpoint["state_dict"], self.state_dict())

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from experts.base import Expert
 
@@ -60,3 +61,18 @@ def with_scaled_rates(optimizer: Optimizer) -> Optimizer:
     for group in optimizer.param_groups:
         group["lr"] *= group.pop("rate_scale", 1.0)
     return optimizer
+
+
+def scheduled(optimizer: Optimizer, steps: float, *, warmup: float) -> dict[str, Any]:
+    """Return an optimizer with warm-up and a cosine, per step, as Lightning takes them.
+
+    Raises:
+        ValueError: Training has no end.
+    """
+    if math.isinf(steps):
+        raise ValueError("a schedule needs an end: set trainer.max_epochs or trainer.max_steps")
+    schedule = WarmupCosine(max(1, int(steps)), warmup=warmup)
+    # a function: LambdaLR would keep an object's length in the checkpoint, and a run that is resumed to go on for
+    # longer would train at a rate of zero
+    scheduler = LambdaLR(optimizer, lambda step: schedule(step))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

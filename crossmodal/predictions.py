@@ -22,6 +22,7 @@ from crossmodal.callbacks import Interrupted
 from crossmodal.checkpoints import FREE, differences
 from crossmodal.module import CrossModalModule
 from crossmodal.prediction_files import GROUP_CELLS, PredictionParts
+from crossmodal.reports import reported_columns
 from datamodules.batch import PairedBatch
 from datamodules.paired import PairedDataModule
 from datamodules.rows import PairedRows
@@ -60,7 +61,8 @@ def predict(
             "model.heads: there is none, so there is nothing to predict; `crossmodal test` measures how well "
             "model.alignments do, and `crossmodal expert fit` keeps the expert that they trained"
         )
-    columns = {task: [f"{head.reported}/{name}" for name in model.outputs[task]] for task, head in model.heads}
+    members = [] if model.model.mixture is None else [*model.model.mixture.networks]
+    columns = {task: reported_columns(head, model.outputs[task], members) for task, head in model.heads}
     rows = _rows_to_predict(trainer, data, limit)
     parts = PredictionParts(path)
     config = yaml.safe_load(settings) or {}
@@ -177,10 +179,11 @@ class PredictionWriter(Callback):
         reported: dict[str, Any] = {}
         for task, predicted in outputs.items():
             prefix = "" if len(outputs) == 1 else f"{task}/"
-            decisions = predicted["prediction"]
-            # a batch in which no label is on does not say what its lists are of
-            labels = pa.list_(pa.string()) if decisions == [[]] * len(decisions) else None
-            decided[f"{prefix}prediction"] = pa.array(decisions, labels)
+            by_member = {f"prediction/{name}": said for name, said in predicted["members"].items()}
+            for name, decisions in {"prediction": predicted["prediction"], **by_member}.items():
+                # a batch in which no label is on does not say what its lists are of
+                labels = pa.list_(pa.string()) if decisions == [[]] * len(decisions) else None
+                decided[f"{prefix}{name}"] = pa.array(decisions, labels)
             values_BC = predicted["reported"].float().cpu()
             for name, values_B in zip(self.columns[task], values_BC.unbind(-1), strict=True):
                 reported[f"{prefix}{name}"] = values_B.numpy()

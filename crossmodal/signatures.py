@@ -20,6 +20,7 @@ SHORT_NAMES = (
     "torch.optim",
     "crossmodal.fusion",
     "crossmodal.heads",
+    "crossmodal.meta_learner",
     "crossmodal.objectives",
 )
 

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
+from torch import nn
 
 from crossmodal.arguments import read_yaml
+from crossmodal.building import build_model
 from crossmodal.checkpoints import put_frozen_back, read_checkpoint, refuse_other_shapes
 from crossmodal.console import tame_chatter
 from crossmodal.errors import UsageError, without_types
 from crossmodal.fusion import Fusion
-from crossmodal.joining import Joined, add_joined
+from crossmodal.heads import Head
+from crossmodal.joining import Joined
+from crossmodal.meta_learner import MetaLearner
 from crossmodal.model import CrossModalModel
 from crossmodal.run_folder import RunFolder
 from experts.base import Expert
@@ -59,28 +63,26 @@ def load_model(run: RunFolder, checkpoint: Path) -> CrossModalModel:
         ValueError: It has no fusion or cannot be built, or the checkpoint does not fit it.
     """
     config = _config(run)
-    wanted = {key: config["model"].get(key) for key in ("fusion", "joined")}
-    if wanted["fusion"] is None or not config["model"].get("heads"):
+    wanted = {key: config["model"].get(key) for key in ("fusion", "heads", "joined", "meta_learner")}
+    if not (wanted["fusion"] and wanted["heads"]):
         raise ValueError(
             f"{run.path}: its model has no workspace: it was trained by alignments alone, without a fusion"
         )
-    parts = _built(run, experts=config["experts"], **wanted)
-    joined = parts.joined or {}
-    fusion = parts.fusion([name for name in parts.experts if name not in joined])
-    add_joined(fusion, parts.experts, joined)
-    model = CrossModalModel(parts.experts, fusion, {})
     content = read_checkpoint(checkpoint)
+    parts = _built(run, experts=config["experts"], **wanted)
+    model = build_model(outputs=content["outputs"], extends=False, **vars(parts))
     try:
         put_frozen_back(content, parts.experts)
         state = {
             name.removeprefix("model."): value
             for name, value in content["state_dict"].items()
-            if name.startswith("model.") and not name.startswith("model.heads.")
+            if name.startswith("model.")
         }
         refuse_other_shapes(state, model.state_dict())
     except ValueError as error:
         raise ValueError(f"{checkpoint} does not fit {run.config}: {error}") from error
     model.load_state_dict(state)
+    model.heads = nn.ModuleDict()
     return model
 
 
@@ -97,7 +99,13 @@ def _config(run: RunFolder) -> dict[str, Any]:
 def _built(run: RunFolder, **config: Any) -> Any:
     """Build what parts of a run's configuration say."""
     parser = ArgumentParser(exit_on_error=False)
-    types = {"experts": dict[str, Expert], "fusion": Callable[[list[str]], Fusion], "joined": dict[str, Joined] | None}
+    types = {
+        "experts": dict[str, Expert],
+        "fusion": Callable[[list[str]], Fusion],
+        "heads": dict[str, Callable[[int, int], Head]],
+        "joined": dict[str, Joined] | None,
+        "meta_learner": Callable[[list[str], int], MetaLearner] | None,
+    }
     for key in config:
         parser.add_argument(f"--{key}", type=types[key])
     try:

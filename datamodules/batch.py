@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any
 
 import torch
@@ -67,6 +68,15 @@ class PairedBatch:
                 name: torch.full_like(index_B, ABSENT) if name in modalities else index_B
                 for name, index_B in self.index.items()
             },
+        )
+
+    def select(self, chosen_B: Tensor) -> PairedBatch:
+        """Return some of the rows, over the same inputs: those where a bool vector of length B is true."""
+        return replace(
+            self,
+            index={name: index_B[chosen_B] for name, index_B in self.index.items()},
+            targets={task: target[chosen_B] for task, target in self.targets.items()},
+            ids=list(compress(self.ids, chosen_B.tolist())),
         )
 
     def to(self, *args: Any, **kwargs: Any) -> PairedBatch:

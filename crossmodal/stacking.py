@@ -1,0 +1,167 @@
+"""How a mixture learns: the experts' own networks and their fusion by most rows, the meta-learner by the others.
+
+What combines answers must see them as they will be: an expert that has learned its rows by heart is right on each of
+them. So the meta-learner is trained by rows that train nothing else (stacking, Wolpert 1992), some of them corrupted.
+
+Legend: U distinct inputs, B rows, E experts, M members (the experts, then their fusion), C outputs.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crossmodal.corruption import corrupt
+from crossmodal.meta_learner import Scores
+from crossmodal.mixture import Answers, Fuse, Mixture, Said
+from crossmodal.objectives import TaskObjective
+from datamodules.batch import PairedBatch
+from datamodules.rows import PairedRows
+from experts.base import ExpertTokens
+
+HEARD = 0.5  # share of the rows on which the fusion learns with all experts heard
+SILENCE = 0.1  # rate at which it learns without one; one always stays
+
+
+def learn(
+    mixture: Mixture, objective: TaskObjective, tokens: Mapping[str, ExpertTokens], batch: PairedBatch, fuse: Fuse
+) -> dict[str, Tensor]:
+    """Return the terms of the loss: of the fusion by task, `own/EXPERT` of its own head, `weights` and `score_z`.
+
+    Args:
+        mixture: Its running figures are updated.
+        objective: The loss of an answer.
+        tokens: Of the distinct inputs.
+        batch: B rows.
+        fuse: Asks the fusion.
+    """
+    for name, own in tokens.items():
+        if name in mixture.networks:
+            mixture.network(name).familiarity.learn(own.mean()[own.mask_BN.any(1)].detach())
+    worse = {name: corrupt(own, mixture.meta_learner.corruption) for name, own in tokens.items()}
+    held_B = held_out(batch, mixture.meta_learner.held_out, mixture.held_out_by)
+    terms: dict[str, Tensor] = {}
+    if held_B.any():
+        rows = batch.select(held_B)
+        _note_gain(mixture, objective, tokens, rows, fuse)
+        terms |= _learn_to_weigh(mixture, objective, worse, rows, fuse)
+    if not held_B.all():  # last: the fusion's own terms are of these rows
+        rows = batch.select(~held_B)
+        said = mixture.say(tokens, rows)
+        terms |= objective(mixture.heads, fuse(tokens, rows, _shares(mixture, said)), rows.targets)
+        for heard in (said, mixture.say(worse, rows)):
+            for name, loss in _own_losses(mixture, objective, heard, rows).items():
+                terms[name] = terms.get(name, 0) + mixture.meta_learner.own * loss
+    return terms
+
+
+def held_out(batch: PairedBatch, share: float, by: str | None) -> Tensor:
+    """Return which rows train only the meta-learner, bool of shape (B,): always the same ones.
+
+    Args:
+        batch: B rows.
+        share: Of all rows.
+        by: Rows with the same input of this modality are held out together; other rows each by its id.
+    """
+    names = list(batch.ids)
+    index_B = next(iter(batch.index.values()))
+    if by in batch.positions:
+        index_B = batch.index[by]
+        positions_B = batch.positions[by][index_B.clamp_min(0)].tolist()
+        names = [str(p) if i >= 0 else name for p, i, name in zip(positions_B, index_B.tolist(), names, strict=True)]
+    numbers_B = torch.tensor([zlib.crc32(name.encode()) for name in names], device=index_B.device)
+    return numbers_B < share * 2**32
+
+
+def most_varied(rows: PairedRows) -> str:
+    """Return the modality of which rows have most distinct inputs: a row cannot be new where its inputs are known."""
+    return max(rows.index, key=lambda modality: len(rows.used(modality)))
+
+
+def _shares(mixture: Mixture, said: Said) -> Tensor:
+    """Return how much of each expert the fusion is to hear while it learns, (B, E)."""
+    with torch.no_grad():
+        shares_BE = mixture.score(said).shares()
+    draw_BE = torch.rand_like(shares_BE)
+    last_BE = draw_BE == (draw_BE * said.present_BE).amax(1, keepdim=True)
+    kept_BE = (draw_BE >= SILENCE) | last_BE
+    return torch.where(torch.rand_like(shares_BE[:, :1]) < HEARD, 1.0, shares_BE) * kept_BE
+
+
+def _own_losses(mixture: Mixture, objective: TaskObjective, said: Said, batch: PairedBatch) -> dict[str, Tensor]:
+    losses = {}
+    for number, name in enumerate(mixture.networks):
+        has_B = said.present_BE[:, number]
+        outputs = {task: outputs_BEC[has_B, number] for task, outputs_BEC in said.outputs.items()}
+        targets = {task: target[has_B] for task, target in batch.targets.items()}
+        if has_B.any() and (terms := objective(mixture.network(name).heads, outputs, targets)):
+            losses[f"own/{name}"] = torch.stack(list(terms.values())).sum()
+    return losses
+
+
+def _learn_to_weigh(
+    mixture: Mixture, objective: TaskObjective, tokens: Mapping[str, ExpertTokens], batch: PairedBatch, fuse: Fuse
+) -> dict[str, Tensor]:
+    tokens = {name: ExpertTokens(own.tokens_BND.detach(), own.mask_BN) for name, own in tokens.items()}
+    said = mixture.say(tokens, batch).detached()
+    scores = mixture.score(said)
+    # the way back ends at the scores: what they weigh must not learn from rows that say how well it has learned
+    leaf = Scores(scores.scores_BE.detach().requires_grad_(), scores.context_BH)
+    fused = fuse(tokens, batch, leaf.shares())
+    fusion_B = mixture.score_fusion(said, scores, fused)
+    fusion_leaf_B = fusion_B.detach().requires_grad_()
+    answers = mixture.weigh(said, leaf, fused, fusion_leaf_B)
+    terms = [objective(mixture.heads, outputs, batch.targets) for outputs in (answers.outputs, fused)]
+    losses = [loss for of_answer in terms for loss in of_answer.values()]
+    if not losses:
+        return {}
+    _note(mixture, answers, batch, said.present_BE)
+    loss = torch.stack(losses).sum()
+    to_scores_BE, to_fusion_B = torch.autograd.grad(loss, [leaf.scores_BE, fusion_leaf_B])
+    known_BE = scores.scores_BE.masked_fill(~said.present_BE, 0)
+    surrogate = (known_BE * to_scores_BE).sum() + (fusion_B * to_fusion_B).sum()
+    size = torch.cat([scores.scores_BE, fusion_B.unsqueeze(1)], 1).logsumexp(1).square().mean()
+    return {
+        "weights": loss.detach() + surrogate - surrogate.detach(),
+        "score_z": mixture.meta_learner.score_z * size,
+    }
+
+
+@torch.no_grad()
+def _note(mixture: Mixture, answers: Answers, batch: PairedBatch, present_BE: Tensor) -> None:
+    present_BM = F.pad(present_BE, (0, 1), value=True)
+    losses, right = [], []
+    for task, answers_BMC in answers.members.items():
+        if task in batch.targets:
+            opinions = mixture.heads[task].opinions()
+            targets = batch.targets[task].unsqueeze(1)
+            targets = targets.expand(-1, present_BM.shape[1], *targets.shape[2:])
+            losses.append(opinions.losses(answers_BMC, targets))
+            right.append(opinions.right(answers_BMC, targets))
+    mixture.record.note(torch.stack(losses).mean(0), torch.stack(right).mean(0), present_BM)
+
+
+@torch.no_grad()
+def _note_gain(
+    mixture: Mixture, objective: TaskObjective, tokens: Mapping[str, ExpertTokens], batch: PairedBatch, fuse: Fuse
+) -> None:
+    """Try the fusion with and without one of the experts, drawn, on rows that have it and another."""
+    present_BE = torch.stack([batch.present(name) for name in mixture.networks], dim=1)
+    which = int(torch.randint(len(mixture.networks), ()))
+    rows_B = present_BE[:, which] & (present_BE.sum(1) > 1)
+    if not rows_B.any():
+        return
+    rows = batch.select(rows_B)
+    heard_BE = torch.ones(len(rows), len(mixture.networks), device=present_BE.device)
+    silent_BE = heard_BE.clone()
+    silent_BE[:, which] = 0
+    with_it, without = (
+        list(objective(mixture.heads, fuse(tokens, rows, shares_BE), rows.targets).values())
+        for shares_BE in (heard_BE, silent_BE)
+    )
+    if with_it:
+        mixture.record.note_gain(which, torch.stack(without).sum() - torch.stack(with_it).sum(), len(rows) / len(batch))
