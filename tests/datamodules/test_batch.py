@@ -167,3 +167,12 @@ def test_to_moves_all_tensors_and_leaves_the_rest() -> None:
     assert {tensor.device.type for tensor in [*tensors, *moved.index.values(), *moved.targets.values()]} == {"meta"}
     assert moved.inputs["question"]["raw"] == ["a", "b"]
     assert moved.ids == ["one", "two"]
+
+
+def test_some_rows_over_the_same_inputs() -> None:
+    inputs = {"a": torch.arange(3)}
+    index = {"a": torch.tensor([2, ABSENT, 0])}
+    batch = PairedBatch(inputs, index, {"answer": torch.tensor([4, 5, 6])}, ["x", "y", "z"], {"a": torch.arange(3)})
+    chosen = batch.select(torch.tensor([True, False, True]))
+    assert chosen.inputs is batch.inputs
+    assert (chosen.index["a"].tolist(), chosen.targets["answer"].tolist(), chosen.ids) == ([2, 0], [4, 6], ["x", "z"])
