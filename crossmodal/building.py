@@ -10,6 +10,7 @@ from crossmodal.joining import Joined, add_joined
 from crossmodal.meta_learner import MetaLearner
 from crossmodal.mixture import Mixture, OwnNetwork
 from crossmodal.model import CrossModalModel
+from crossmodal.selector import Selector
 from experts.base import Expert
 
 
@@ -21,6 +22,7 @@ def build_model(
     heads: Mapping[str, Callable[[int, int], Head]] | None = None,
     joined: Mapping[str, Joined] | None = None,
     meta_learner: Callable[[list[str], int], MetaLearner] | None = None,
+    selector: Callable[[list[str], int], Selector] | None = None,
     extends: bool = True,
 ) -> CrossModalModel:
     """Build a model.
@@ -32,6 +34,7 @@ def build_model(
         heads: By task.
         joined: By modality.
         meta_learner: Over all experts.
+        selector: Over all experts.
         extends: Whether only the last modality that joined is to be trained.
 
     Raises:
@@ -55,5 +58,8 @@ def build_model(
                 f"model.meta_learner: a model with one cannot be extended yet, but {', '.join(joined)} joined"
             )
         networks = {name: OwnNetwork(expert.width, width, made()) for name, expert in experts.items()}
-        mixture = Mixture(networks, meta_learner([*experts], width))
+        chooses = None if selector is None else selector([*experts], width)
+        mixture = Mixture(networks, meta_learner([*experts], width), chooses)
+    elif selector is not None:
+        raise ValueError("model.selector: it chooses experts for a meta-learner to weigh, so give model.meta_learner")
     return CrossModalModel(experts, built, made(), newcomer=newcomer if extends else None, mixture=mixture)

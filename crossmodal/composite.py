@@ -18,7 +18,8 @@ from crossmodal.model import CrossModalModel
 from crossmodal.run_folder import RunFolder, TrainedRun, trained_run
 from crossmodal.trained import load_model
 from datamodules.batch import ABSENT, PairedBatch
-from experts.base import Expert, ExpertTokens, Precision, Transform, digest_of
+from experts.base import Expert, ExpertTokens, Precision, Transform
+from experts.digests import digest_of
 
 # runs whose models are being built, each a part of the one before
 _chain: ContextVar[tuple[RunFolder, ...]] = ContextVar("chain", default=())

@@ -6,7 +6,7 @@ Legend: U inputs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,6 +99,7 @@ def store_tokens(
     report: Callable[[Encoded], None],
     show_progress: bool,
     num_workers: int | None = None,
+    if_needed: Collection[str] = (),
 ) -> None:
     """Encode what is not stored yet; afterwards the data module gives tokens instead of inputs.
 
@@ -112,6 +113,7 @@ def store_tokens(
         report: Called once for each modality.
         show_progress: A bar with inputs/s.
         num_workers: Processes that read, and on a CPU encode; by default as many as are worth their start.
+        if_needed: Experts that may not be needed for each input: what is not stored is left for later.
     """
     for modality, expert in experts.items():
         reason = expert.why_not_stored() or ("there is no feature store" if store is None else None)
@@ -121,19 +123,13 @@ def store_tokens(
         unread = [split for split in splits if not _reads_tokens(data, split, modality)]
         if not unread:
             continue
-        report(
-            _store_modality(
-                modality,
-                expert,
-                data,
-                store,
-                unread,
-                batch_size=batch_size,
-                device=device,
-                bar=show_progress,
-                num_workers=num_workers,
-            )
-        )
+        settings: dict[str, Any] = {
+            "batch_size": batch_size,
+            "device": device,
+            "bar": show_progress,
+            "num_workers": num_workers,
+        }
+        report(_store_modality(modality, expert, data, store, unread, ahead=modality not in if_needed, **settings))
 
 
 def _store_modality(
@@ -147,6 +143,7 @@ def _store_modality(
     device: torch.device,
     bar: bool,
     num_workers: int | None,
+    ahead: bool,
 ) -> Encoded:
     wanted = _wanted_inputs(modality, expert, data, splits)
     if not wanted:
@@ -166,6 +163,8 @@ def _store_modality(
     there = store.open(fingerprint)
     _try_to_read(wanted, there)
     todo = _not_stored(wanted, there)
+    if todo and not ahead:
+        return Encoded(modality, reason="it runs on the rows that it is chosen for")
     began = flushed = time.perf_counter()
     faults: dict[bytes, Fault] = {}
     num_todo = sum(len(inputs.positions) for inputs in todo)

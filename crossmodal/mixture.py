@@ -17,6 +17,7 @@ from crossmodal.familiarity import Familiarity
 from crossmodal.heads import Head
 from crossmodal.meta_learner import MetaLearner, Scores
 from crossmodal.opinions import Opinions
+from crossmodal.selector import Choice, Selector
 from crossmodal.track_record import TrackRecord
 from datamodules.batch import PairedBatch, gather_rows
 from experts.base import ExpertTokens
@@ -124,12 +125,16 @@ class Mixture(nn.Module):
     Args:
         networks: By expert.
         meta_learner: Over the same experts.
+        selector: Over the same experts; without one all run.
     """
 
-    def __init__(self, networks: Mapping[str, OwnNetwork], meta_learner: MetaLearner) -> None:
+    def __init__(
+        self, networks: Mapping[str, OwnNetwork], meta_learner: MetaLearner, selector: Selector | None = None
+    ) -> None:
         super().__init__()
         self.networks = nn.ModuleDict(networks)
         self.meta_learner = meta_learner
+        self.selector = selector
         self.record = TrackRecord(len(self.networks) + 1)
         self.held_out_by: str | None = None  # rows that share an input of this modality are held out together
 
@@ -169,13 +174,33 @@ class Mixture(nn.Module):
             torch.stack([one.present_BE for one in said], 1),
         )
 
+    def choose(self, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> Choice:
+        """Choose which experts each row is given.
+
+        Args:
+            tokens: Of the distinct inputs of the selector's first experts.
+            batch: B rows.
+
+        Raises:
+            ValueError: There is no selector.
+        """
+        if self.selector is None:
+            raise ValueError("without a selector there is nothing to choose")
+        available_BE = torch.stack([batch.present(name) for name in self.networks], dim=1)
+        said = self.say(tokens, batch).detached()
+        worth_BE = self.selector(said.readings_BED, self.facts(said), said.present_BE, available_BE, self.record()[:-1])
+        return Choice(worth_BE, self.selector.choose(worth_BE, available_BE), available_BE, self.selector.known_costs())
+
     def score(self, said: Said) -> Scores:
         """Score the experts of each row."""
+        scores: Scores = self.meta_learner(said.readings_BED.detach(), self.facts(said), said.present_BE)
+        return scores
+
+    def facts(self, said: Said) -> Tensor:
+        """Return what is known of each expert on each row, in the order of `FACTS`, (B, E, F)."""
         answers = {task: self.heads[task].activate(outputs_BEC.detach()) for task, outputs_BEC in said.outputs.items()}
         others = {task: _mean_of_others(answers_BEC, said.present_BE) for task, answers_BEC in answers.items()}
-        facts_BEF = self._facts(answers, others, said.strangeness_BE2, slice(-1))
-        scores: Scores = self.meta_learner(said.readings_BED.detach(), facts_BEF, said.present_BE)
-        return scores
+        return self._facts(answers, others, said.strangeness_BE2, slice(-1))
 
     def score_fusion(self, said: Said, scores: Scores, fused: Mapping[str, Tensor]) -> Tensor:
         """Score the fusion of each row, shape (B,)."""

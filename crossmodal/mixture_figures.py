@@ -7,32 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from crossmodal.heads import Head
 from crossmodal.mixture import Answers
+from crossmodal.selector import Choice
+from datamodules.batch import PairedBatch
 
 FUSION = "fusion"  # as figures and predictions name the last member
 
 
 class MixtureFigures:
-    """Means over the rows since they were last asked for."""
+    """Means over the rows since they were last asked for.
 
-    def __init__(self) -> None:
+    Args:
+        prefixes: By task, of its figures' names.
+    """
+
+    def __init__(self, prefixes: Mapping[str, str]) -> None:
+        self._prefixes = prefixes
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
 
-    def measure(
-        self, answers: Answers, heads: Mapping[str, Head], targets: Mapping[str, Tensor], prefixes: Mapping[str, str]
-    ) -> None:
+    def measure(self, answers: Answers, heads: Mapping[str, Head], targets: Mapping[str, Tensor]) -> None:
         """Take B rows into account.
 
         Args:
             answers: Of the mixture.
             heads: By task.
             targets: Of the tasks that have any.
-            prefixes: By task, of its figures' names.
         """
         every_B = answers.weights_BM[:, 0] >= 0
         for number, name in enumerate((*answers.experts, FUSION)):
@@ -41,14 +46,33 @@ class MixtureFigures:
             self._add(f"share/{name}", answers.shares_BE[:, number], answers.present_BE[:, number])
         present_BM = F.pad(answers.present_BE, (0, 1), value=True)
         for task, answers_BMC in answers.members.items():
-            self._add(f"{prefixes[task]}disagreement", answers.disagreement[task], every_B)
+            self._add(f"{self._prefixes[task]}disagreement", answers.disagreement[task], every_B)
             if task not in targets:
                 continue
             target_BM = targets[task].unsqueeze(1)
             target_BM = target_BM.expand(-1, answers_BMC.shape[1], *target_BM.shape[2:])
             right_BM = heads[task].opinions().right(answers_BMC, target_BM)
             for number, name in enumerate((*answers.experts, FUSION)):
-                self._add(f"{prefixes[task]}alone/{name}", right_BM[:, number], present_BM[:, number])
+                self._add(f"{self._prefixes[task]}alone/{name}", right_BM[:, number], present_BM[:, number])
+
+    def measure_choice(self, choice: Choice, whole: PairedBatch, given: PairedBatch) -> None:
+        """Take into account which experts B rows were given, and what share of the cost of all that is.
+
+        Args:
+            choice: That was made.
+            whole: The batch as it was.
+            given: As if rows lacked what was not chosen.
+        """
+        for name, chosen_B, available_B in zip(
+            choice.costs, choice.chosen_BE.unbind(1), choice.available_BE.unbind(1), strict=True
+        ):
+            self._add(f"chosen/{name}", chosen_B.float(), available_B)
+        spent, full = (
+            sum(cost * (int(batch.index[name].max()) + 1) for name, cost in choice.costs.items())
+            for batch in (given, whole)
+        )
+        self._sums["cost"] = self._sums.get("cost", torch.zeros(())) + spent
+        self._counts["cost"] = self._counts.get("cost", torch.zeros(())) + full
 
     def _add(self, name: str, values_B: Tensor, of_B: Tensor) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + values_B.detach().double().masked_fill(~of_B, 0).sum()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from crossmodal.fusion import Fusion
 from crossmodal.heads import Head
 from crossmodal.mixture import Answers, Mixture
+from crossmodal.selector import Choice
 from datamodules.batch import ABSENT, PairedBatch, gather_rows
 from experts.base import Expert, ExpertTokens
 
@@ -62,6 +63,12 @@ class CrossModalModel(nn.Module):
         if newcomer is not None:
             self.train()  # Lightning trains in the mode that it finds
 
+    @property
+    def chosen_among(self) -> list[str]:
+        """The experts that run only on rows that they are chosen for."""
+        selector = None if self.mixture is None else self.mixture.selector
+        return [] if selector is None else [name for name in self.experts if name not in selector.first]
+
     def all_heads(self) -> list[tuple[str, Head]]:
         """Return tasks and heads, with those of the mixture's experts."""
         own = [] if self.mixture is None else self.mixture.own_heads()
@@ -84,7 +91,24 @@ class CrossModalModel(nn.Module):
 
     def forward(self, batch: PairedBatch) -> dict[str, Tensor]:
         """Return each task's raw outputs, shape (B, outputs)."""
-        return self.predict(self.encode(batch), batch)
+        tokens, batch, _ = self.observe(batch)
+        return self.predict(tokens, batch)
+
+    def observe(self, batch: PairedBatch) -> tuple[dict[str, ExpertTokens], PairedBatch, Choice | None]:
+        """Return the tokens of the distinct inputs, and the batch; with a selector only of what it chooses.
+
+        An expert that no row is given is not run: the batch that is returned is as if rows lacked what is not chosen.
+        """
+        selector = None if self.mixture is None else self.mixture.selector
+        if selector is None:
+            return self.encode(batch), batch, None
+        assert self.mixture is not None
+        others = self.chosen_among
+        tokens = self.encode(batch.without(*others))
+        choice = self.mixture.choose(tokens, batch)
+        chosen = dict(zip(self.experts, choice.chosen_BE.unbind(1), strict=True))
+        batch = batch.keeping({name: chosen[name] for name in others})
+        return tokens | self.encode(batch.without(*selector.first)), batch, choice
 
     def encode(self, batch: PairedBatch) -> dict[str, ExpertTokens]:
         """Return the tokens of the distinct inputs. An expert whose modality no row has is not run."""
@@ -111,7 +135,7 @@ class CrossModalModel(nn.Module):
 
     def workspace(self, batch: PairedBatch) -> Tensor:
         """Return each row's workspace tokens, shape (B, L, D)."""
-        tokens = self.encode(batch)
+        tokens, batch, _ = self.observe(batch)
         if self.mixture is not None:
             return self._fuse(tokens, batch.index, self.mixture.score(self.mixture.say(tokens, batch)).shares())
         return self._by_kind(batch, lambda index: {"workspace": self._fuse(tokens, index)})["workspace"]

@@ -36,15 +36,18 @@ from crossmodal.precision import refuse_to_cast, refuse_to_clip
 from crossmodal.preparation import (
     SPLITS_OF_STAGE,
     check_heads,
+    check_settings,
     check_targets,
     dropout_rates,
     learn_priors,
     learn_statistics,
+    prepare_mixture,
     train_by_rows_with,
     weigh_classes,
 )
 from crossmodal.reports import Prediction, report
-from crossmodal.stacking import learn, most_varied
+from crossmodal.selector import Selector
+from crossmodal.stacking import learn
 from datamodules.batch import PairedBatch
 from datamodules.paired import PairedDataModule
 from experts.base import Expert, ExpertTokens
@@ -61,6 +64,7 @@ class CrossModalModule(LightningModule):
         alignments: Each pulls the tokens of one expert to those of another, given their widths by modality.
         joined: Modalities that joined a trained model, in order; see `crossmodal extend`. Only the last is trained.
         meta_learner: Makes what weighs experts and their fusion, given the experts' names and the fusion's width.
+        selector: Makes what chooses which experts a row is given, before they run; given as the meta-learner is.
         objective: Sums the losses.
         optimizer: Makes the optimizer, given groups of parameters.
         modality_dropout: Rate at which a training row is treated as if it lacked a modality, for all or for each; one
@@ -85,6 +89,7 @@ class CrossModalModule(LightningModule):
         alignments: list[Callable[[dict[str, int]], Alignment]] | None = None,
         joined: dict[str, Joined] | None = None,
         meta_learner: Callable[[list[str], int], MetaLearner] | None = None,
+        selector: Callable[[list[str], int], Selector] | None = None,
         objective: TaskObjective | None = None,
         optimizer: Callable[[Iterable[Any]], Optimizer] = AdamW,
         modality_dropout: float | dict[str, float] = 0.0,
@@ -100,13 +105,7 @@ class CrossModalModule(LightningModule):
         if (heads and fusion is None) or not (heads or alignments):
             raise ValueError("model: give a fusion and a head for each task, or alignments")
         check_heads(heads, outputs)
-        if not 0 <= warmup <= 1:
-            raise ValueError(f"model.warmup is a share of the steps, 0 to 1, not {warmup}")
-        if encode_batch_size < 1 or (encode_workers or 0) < 0:
-            raise ValueError(
-                f"model.encode_batch_size ({encode_batch_size}) must be at least 1, model.encode_workers "
-                f"({encode_workers}) at least 0"
-            )
+        check_settings(warmup, encode_batch_size, encode_workers)
         self.joined = joined or {}
         self.model = build_model(
             experts,
@@ -115,6 +114,7 @@ class CrossModalModule(LightningModule):
             heads=heads,
             joined=self.joined,
             meta_learner=meta_learner,
+            selector=selector,
         )
         newcomer = self.model.newcomer
         widths = {modality: expert.width for modality, expert in experts.items()}
@@ -130,7 +130,7 @@ class CrossModalModule(LightningModule):
         self.encode_workers = encode_workers
         self.seconds_encoding = 0.0
         self._make_optimizer = optimizer
-        self._mixture_figures = MixtureFigures()
+        self._mixture_figures = MixtureFigures({task: self._prefix(task) for task in outputs})
         self._metrics: dict[str, nn.ModuleDict] = {}
         for stage in ("val", "test"):
             metrics = nn.ModuleDict(
@@ -192,11 +192,12 @@ class CrossModalModule(LightningModule):
             report=report,
             show_progress=self.trainer.progress_bar_callback is not None,
             num_workers=self.encode_workers,
+            if_needed=self.model.chosen_among if stage == "predict" else (),
         )
         if stage == "fit":
             data.drop_modalities(self.modality_dropout)
-            if self.model.mixture is not None and (rows := data.rows("train")) is not None:
-                self.model.mixture.held_out_by = most_varied(rows)
+            if self.model.mixture is not None:
+                prepare_mixture(self.model.mixture, data, self.experts)
             if newcomer is None:
                 learn_priors(data, self.model.all_heads())
 
@@ -210,11 +211,11 @@ class CrossModalModule(LightningModule):
         """Return the loss; every term is logged by its name. None of its rows may be left, or have the newcomer."""
         if not len(batch) or (self.model.newcomer is not None and self.model.newcomer not in batch.inputs):
             return None
-        tokens = self.model.encode(batch)
+        tokens, batch, choice = self.model.observe(batch)
         if self.model.mixture is None:
             terms = self._terms(tokens, self.model.predict(tokens, batch), batch)
         else:
-            terms = learn(self.model.mixture, self.objective, tokens, batch, self.model.fuse)
+            terms = learn(self.model.mixture, self.objective, tokens, batch, self.model.fuse, choice)
             terms |= self._further_terms(tokens, batch)
         if not terms:
             return None
@@ -241,7 +242,8 @@ class CrossModalModule(LightningModule):
 
     def predict_step(self, batch: PairedBatch, batch_idx: int) -> dict[str, Prediction]:
         """Return, by task, each row's prediction and what is reported of each output."""
-        outputs, answers = self.model.answer(self.model.encode(batch), batch)
+        tokens, batch, _ = self.model.observe(batch)
+        outputs, answers = self.model.answer(tokens, batch)
         return report(dict(self.heads), self.outputs, outputs, answers)
 
     def _further_terms(self, tokens: dict[str, ExpertTokens], batch: PairedBatch) -> dict[str, Tensor]:
@@ -262,7 +264,8 @@ class CrossModalModule(LightningModule):
     def _evaluate(self, batch: PairedBatch, stage: str) -> None:
         if not len(batch):
             return
-        tokens = self.model.encode(batch)
+        whole = batch
+        tokens, batch, choice = self.model.observe(batch)
         predictions, answers = self.model.answer(tokens, batch)
         if not (terms := self._terms(tokens, predictions, batch)):
             return
@@ -277,9 +280,9 @@ class CrossModalModule(LightningModule):
             self.log_dict(metrics, batch_size=len(batch), prog_bar=stage == "val")
         self.alignments.measure(tokens, batch)
         if answers is not None:
-            self._mixture_figures.measure(
-                answers, dict(self.heads), batch.targets, {task: self._prefix(task) for task in self.outputs}
-            )
+            self._mixture_figures.measure(answers, dict(self.heads), batch.targets)
+        if choice is not None:
+            self._mixture_figures.measure_choice(choice, whole, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured over the epoch."""

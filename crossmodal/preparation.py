@@ -14,9 +14,12 @@ import torch
 from lightning_fabric.utilities import move_data_to_device
 from lightning_utilities.core.rank_zero import rank_zero_info
 from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
 
 from crossmodal.encoder import in_batches, num_encode_workers
 from crossmodal.heads import Head
+from crossmodal.mixture import Mixture
+from crossmodal.stacking import most_varied
 from datamodules.batch import ABSENT
 from datamodules.faults import Fault
 from datamodules.loading import BatchLoader
@@ -48,6 +51,20 @@ def check_heads(heads: Iterable[str], outputs: Iterable[str]) -> None:
                 if task in outputs
                 else f"the data has no such task; it has {', '.join(sorted(outputs)) or 'none'}"
             )
+        )
+
+
+def check_settings(warmup: float, batch_size: int, workers: int | None) -> None:
+    """Refuse shares and sizes of the model that nothing can be trained or encoded with.
+
+    Raises:
+        ValueError: One is outside its range.
+    """
+    if not 0 <= warmup <= 1:
+        raise ValueError(f"model.warmup is a share of the steps, 0 to 1, not {warmup}")
+    if batch_size < 1 or (workers or 0) < 0:
+        raise ValueError(
+            f"model.encode_batch_size ({batch_size}) must be at least 1, model.encode_workers ({workers}) at least 0"
         )
 
 
@@ -135,6 +152,41 @@ def learn_statistics(
         num_workers = num_encode_workers(workers, len(batches))
         inputs = _batches(data, modality, batches, num_workers)
         expert.learn_statistics(move_data_to_device(one, device) for one in inputs)
+
+
+def prepare_mixture(mixture: Mixture, data: PairedDataModule, experts: Mapping[str, Expert]) -> None:
+    """Let a mixture know which rows are held out together, and its selector what experts cost."""
+    if (rows := data.rows("train")) is None:
+        return
+    mixture.held_out_by = most_varied(rows)
+    if mixture.selector is not None and mixture.selector.costs is None:
+        mixture.selector.learn_costs(count_operations(data, experts))
+
+
+def count_operations(data: PairedDataModule, experts: Mapping[str, Expert]) -> dict[str, float]:
+    """Return how many floating point operations each expert takes for the training split's first input.
+
+    At least two for each of its parameters: what PyTorch does not count (recurrent layers) is taken for one step.
+
+    Raises:
+        ValueError: No row has an expert's input.
+    """
+    rows = data.rows("train")
+    counted = {}
+    for name, expert in experts.items():
+        positions = np.empty(0, np.int64) if rows is None else rows.used(name)
+        if not len(positions):
+            raise ValueError(
+                f"model.selector: no training row has an input for experts.{name}, so that its cost cannot be counted; "
+                "give model.selector.init_args.costs"
+            )
+        for inputs in _batches(data, name, [positions[:1]], 0):
+            device = next(chain(expert.parameters(), expert.buffers()), torch.zeros(())).device
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                expert.encode(move_data_to_device(inputs, device))
+            parameters = sum(parameter.numel() for parameter in expert.parameters())
+            counted[name] = float(max(counter.get_total_flops(), 2 * parameters, 1))
+    return counted
 
 
 def _batches(

@@ -22,6 +22,7 @@ SHORT_NAMES = (
     "crossmodal.heads",
     "crossmodal.meta_learner",
     "crossmodal.objectives",
+    "crossmodal.selector",
 )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ from crossmodal.corruption import corrupt
 from crossmodal.meta_learner import Scores
 from crossmodal.mixture import Answers, Fuse, Mixture, Said
 from crossmodal.objectives import TaskObjective
-from datamodules.batch import PairedBatch
+from crossmodal.selector import Choice
+from datamodules.batch import ABSENT, PairedBatch
 from datamodules.rows import PairedRows
 from experts.base import ExpertTokens
 
@@ -28,9 +30,16 @@ SILENCE = 0.1  # rate at which it learns without one; one always stays
 
 
 def learn(
-    mixture: Mixture, objective: TaskObjective, tokens: Mapping[str, ExpertTokens], batch: PairedBatch, fuse: Fuse
+    mixture: Mixture,
+    objective: TaskObjective,
+    tokens: Mapping[str, ExpertTokens],
+    batch: PairedBatch,
+    fuse: Fuse,
+    choice: Choice | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms of the loss: of the fusion by task, `own/EXPERT` of its own head, `weights` and `score_z`.
+
+    With a selector also those of what it chose: `selector/gain`, `selector/balance` and `selector/z`.
 
     Args:
         mixture: Its running figures are updated.
@@ -38,6 +47,7 @@ def learn(
         tokens: Of the distinct inputs.
         batch: B rows.
         fuse: Asks the fusion.
+        choice: What a selector chose; the batch is as if rows lacked all else.
     """
     for name, own in tokens.items():
         if name in mixture.networks:
@@ -49,6 +59,8 @@ def learn(
         rows = batch.select(held_B)
         _note_gain(mixture, objective, tokens, rows, fuse)
         terms |= _learn_to_weigh(mixture, objective, worse, rows, fuse)
+        if choice is not None:
+            terms |= _learn_to_choose(mixture, tokens, rows, fuse, choice, held_B)
     if not held_B.all():  # last: the fusion's own terms are of these rows
         rows = batch.select(~held_B)
         said = mixture.say(tokens, rows)
@@ -129,6 +141,56 @@ def _learn_to_weigh(
         "weights": loss.detach() + surrogate - surrogate.detach(),
         "score_z": mixture.meta_learner.score_z * size,
     }
+
+
+def _learn_to_choose(
+    mixture: Mixture,
+    tokens: Mapping[str, ExpertTokens],
+    batch: PairedBatch,
+    fuse: Fuse,
+    choice: Choice,
+    held_B: Tensor,
+) -> dict[str, Tensor]:
+    """Compare what an expert of each row was thought to be worth with what it is, beside some of the others."""
+    selector = mixture.selector
+    assert selector is not None
+    selector.learn_price(choice.worth_BE[held_B].detach(), choice.available_BE[held_B])
+    first_BE = choice.chosen_BE[held_B] & selector.first_E
+    others_BE = choice.chosen_BE[held_B] & ~selector.first_E
+    draw_BE = torch.rand(others_BE.shape, device=others_BE.device)
+    which_BE = others_BE & (draw_BE == (draw_BE * others_BE).amax(1, keepdim=True))
+    beside_BE = others_BE & ~which_BE & (torch.rand_like(draw_BE) < torch.rand_like(draw_BE[:, :1]))
+    tried_B = which_BE.any(1)
+    with torch.no_grad():
+        without_B, with_B = (
+            _losses(mixture, tokens, _hearing(batch, mixture, heard_BE), fuse)
+            for heard_BE in (first_BE | beside_BE, first_BE | beside_BE | which_BE)
+        )
+    terms = selector.terms(choice)
+    if tried_B.any() and without_B is not None and with_B is not None:
+        worth_B = (choice.worth_BE[held_B] * which_BE).sum(1)
+        terms["selector/gain"] = selector.gain_loss(worth_B[tried_B], (without_B - with_B)[tried_B])
+    return terms
+
+
+def _hearing(batch: PairedBatch, mixture: Mixture, heard_BE: Tensor) -> PairedBatch:
+    """Return the batch as if rows lacked the experts that are not heard."""
+    index = {
+        name: torch.where(heard_B, batch.index[name], ABSENT)
+        for name, heard_B in zip(mixture.networks, heard_BE.unbind(1), strict=True)
+    }
+    return replace(batch, index=index)
+
+
+def _losses(mixture: Mixture, tokens: Mapping[str, ExpertTokens], batch: PairedBatch, fuse: Fuse) -> Tensor | None:
+    """Return the loss of each row's answer, (B,), a mean over the tasks; None where there are no targets."""
+    outputs = mixture(tokens, batch, fuse).outputs
+    losses = [
+        mixture.heads[task].opinions().losses(mixture.heads[task].activate(outputs[task]), target)
+        for task, target in batch.targets.items()
+        if task in outputs
+    ]
+    return torch.stack(losses).mean(0) if losses else None
 
 
 @torch.no_grad()

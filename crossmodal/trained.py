@@ -20,6 +20,7 @@ from crossmodal.joining import Joined
 from crossmodal.meta_learner import MetaLearner
 from crossmodal.model import CrossModalModel
 from crossmodal.run_folder import RunFolder
+from crossmodal.selector import Selector
 from experts.base import Expert
 
 
@@ -63,7 +64,7 @@ def load_model(run: RunFolder, checkpoint: Path) -> CrossModalModel:
         ValueError: It has no fusion or cannot be built, or the checkpoint does not fit it.
     """
     config = _config(run)
-    wanted = {key: config["model"].get(key) for key in ("fusion", "heads", "joined", "meta_learner")}
+    wanted = {key: config["model"].get(key) for key in ("fusion", "heads", "joined", "meta_learner", "selector")}
     if not (wanted["fusion"] and wanted["heads"]):
         raise ValueError(
             f"{run.path}: its model has no workspace: it was trained by alignments alone, without a fusion"
@@ -105,6 +106,7 @@ def _built(run: RunFolder, **config: Any) -> Any:
         "heads": dict[str, Callable[[int, int], Head]],
         "joined": dict[str, Joined] | None,
         "meta_learner": Callable[[list[str], int], MetaLearner] | None,
+        "selector": Callable[[list[str], int], Selector] | None,
     }
     for key in config:
         parser.add_argument(f"--{key}", type=types[key])

@@ -5,7 +5,7 @@ Legend: B rows of a batch, U distinct inputs of one modality that are in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import Any
@@ -79,6 +79,39 @@ class PairedBatch:
             ids=list(compress(self.ids, chosen_B.tolist())),
         )
 
+    def take(self, rows: Tensor) -> PairedBatch:
+        """Return some of the rows by number, without the inputs that none of them has."""
+        numbers = rows.tolist()
+        some = replace(
+            self,
+            targets={task: target[rows] for task, target in self.targets.items()},
+            ids=[self.ids[number] for number in numbers],
+            index={name: index_B[rows] for name, index_B in self.index.items()},
+        )
+        return some.keeping({name: some.present(name) for name in some.inputs})
+
+    def keeping(self, chosen: Mapping[str, Tensor]) -> PairedBatch:
+        """Return the batch as if only some rows had these modalities, without the inputs that none of them has.
+
+        Args:
+            chosen: By modality a bool vector of length B.
+        """
+        inputs, index, positions = dict(self.inputs), dict(self.index), dict(self.positions)
+        for name, chosen_B in chosen.items():
+            kept_B = torch.where(chosen_B, index[name], ABSENT)
+            used_U, own_B = torch.unique(kept_B, return_inverse=True)
+            if len(used_U) and used_U[0] == ABSENT:
+                used_U, own_B = used_U[1:], own_B - 1
+            index[name] = own_B
+            if name not in inputs:
+                continue
+            of_these = {"inputs": inputs.pop(name), "positions": positions.pop(name, None)}
+            if len(used_U):
+                inputs[name] = take_inputs(of_these["inputs"], used_U)
+                if of_these["positions"] is not None:
+                    positions[name] = of_these["positions"][used_U.to(of_these["positions"].device)]
+        return replace(self, inputs=inputs, index=index, positions=positions)
+
     def to(self, *args: Any, **kwargs: Any) -> PairedBatch:
         """Move all tensors, as ``nn.Module.to`` does: a dtype casts only what is floating point."""
         device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
@@ -104,6 +137,30 @@ class PairedBatch:
             targets=tree_map(apply, self.targets),
             positions=tree_map(apply, self.positions),
         )
+
+
+def take_inputs(inputs: Any, used_U: Tensor) -> Any:
+    """Return some of collated inputs.
+
+    Args:
+        inputs: Tensors whose first axis is that of the inputs, lists of one item an input, what has a method `take`, or
+            dictionaries of these.
+        used_U: Their numbers.
+
+    Raises:
+        TypeError: They are something else.
+    """
+
+    def pick(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[used_U.to(value.device)]
+        if isinstance(value, list):
+            return [value[number] for number in used_U.tolist()]
+        if hasattr(value, "take"):
+            return value.take(used_U)
+        raise TypeError(f"collated inputs may be tensors, lists and dictionaries of them, not {type(value).__name__}")
+
+    return tree_map(pick, inputs, is_leaf=lambda value: isinstance(value, list))
 
 
 def gather_rows(values_U: Tensor, index_B: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Inputs that are made of those of several modalities, such as a picture with its question, for one expert.
+"""Inputs for an expert that are not those of a modality of its name: of another, or of several together.
 
 Legend: R rows of a split, U distinct inputs.
 """
@@ -28,16 +28,27 @@ def parts_of(transform: InputTransform) -> Mapping[str, InputTransform]:
     return parts
 
 
+def modality_of(name: str, transform: InputTransform) -> str:
+    """Return the modality of the data that an expert reads: that of its name, if its transform names no other."""
+    modality: str = getattr(transform, "modality", name)
+    return modality
+
+
 def bases(modality: str, transform: InputTransform) -> dict[str, InputTransform]:
     """Return by modality of the data the transforms of what an expert reads of it."""
     if not (parts := parts_of(transform)):
-        return {modality: transform}
+        return {modality_of(modality, transform): transform}
     return {name: one for part, inner in parts.items() for name, one in bases(part, inner).items()}
 
 
 def with_combined(rows: PairedRows, transforms: Mapping[str, InputTransform]) -> PairedRows:
     """Return rows with the further modalities that are made of those that they have."""
-    made = {name: _combine(rows, parts) for name, one in transforms.items() if (parts := parts_of(one))}
+    made: dict[str, tuple[Source, NDArray[np.int64]]] = {}
+    for name, one in transforms.items():
+        if parts := parts_of(one):
+            made[name] = _combine(rows, parts)
+        elif (modality := modality_of(name, one)) != name:
+            made[name] = rows.sources[modality], rows.index[modality]
     if not made:
         return rows
     return replace(
@@ -55,7 +66,8 @@ def _combine(rows: PairedRows, parts: Mapping[str, InputTransform]) -> tuple[Com
         if inner := parts_of(transform):
             sources[part], index[part] = _combine(rows, inner)
         else:
-            sources[part], index[part] = rows.sources[part], rows.index[part]
+            modality = modality_of(part, transform)
+            sources[part], index[part] = rows.sources[modality], rows.index[modality]
     # in the order of the first part, so that inputs that are read together have much in common
     found_UP, inverse_R = np.unique(np.stack(list(index.values()), axis=1), axis=0, return_inverse=True)
     inverse_R = inverse_R.reshape(-1).astype(np.int64, copy=False)

@@ -5,22 +5,17 @@ Legend: U distinct inputs, B rows, N tokens, D width.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experts.digests import digest_of, digest_of_state, plain, source_digest, without_source
 from experts.inference import ROUNDING, cast
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -54,6 +49,11 @@ class ExpertTokens:
         """Return each row's mean token, shape (B, D); zeros where it has none."""
         mask_BN1 = self.mask_BN.unsqueeze(-1)
         return self.tokens_BND.masked_fill(~mask_BN1, 0).sum(1) / mask_BN1.sum(1).clamp_min(1)
+
+    def take(self, rows: Tensor) -> ExpertTokens:
+        """Return some of the rows by number."""
+        rows = rows.to(self.mask_BN.device)
+        return ExpertTokens(self.tokens_BND[rows], self.mask_BN[rows])
 
     def to(self, *args: Any, **kwargs: Any) -> ExpertTokens:
         """Move or cast the tokens as ``Tensor.to`` does; the mask only moves."""
@@ -123,12 +123,10 @@ class Expert(nn.Module, ABC):
         self.network.train(not freeze)
         if freeze:
             whole = original or network
-            self._weights_digest = _digest_of_state(whole.state_dict())
+            self._weights_digest = digest_of_state(whole.state_dict())
             # strides and the like are in no state; what Python adds of addresses differs from run to run
             layers = re.sub(r" at 0x[0-9a-f]+", "", repr(whole))
-            self._layers_digest = digest_of(
-                {"layers": layers, "buffers": _digest_of_state(dict(whole.named_buffers()))}
-            )
+            self._layers_digest = digest_of({"layers": layers, "buffers": digest_of_state(dict(whole.named_buffers()))})
             self.network.requires_grad_(False)
             cast(self.network, self.dtype)
 
@@ -215,11 +213,11 @@ class Expert(nn.Module, ABC):
         """
         if self._settings is None:
             public = {key: value for key, value in vars(self).items() if not key.startswith("_")}
-            self._settings = {key: _plain(value) for key, value in public.items() if key not in NO_SETTINGS}
+            self._settings = {key: plain(value) for key, value in public.items() if key not in NO_SETTINGS}
         return {
             "class": type(self).__qualname__,
             "source": [
-                f"{kind.__module__} {_source_digest(kind)}"
+                f"{kind.__module__} {source_digest(kind)}"
                 for top in dict.fromkeys([type(self), type(self.transform), *self._own_layers()])
                 for kind in top.__mro__[:-1]
                 if kind not in Expert.__mro__
@@ -242,7 +240,7 @@ class Expert(nn.Module, ABC):
         if not self.frozen:
             raise ValueError("an expert that is trained has no fingerprint")
         buffers = {name: value for name, value in self.named_buffers() if not name.startswith("network.")}
-        own = {"identity": self.identity(), "layers": self._layers_digest, "buffers": _digest_of_state(buffers)}
+        own = {"identity": self.identity(), "layers": self._layers_digest, "buffers": digest_of_state(buffers)}
         parts = {"precision": precision or self.precision, **own, **self.describe()}
         if parts["precision"] != "float32":
             parts["rounding"] = ROUNDING
@@ -253,10 +251,10 @@ class Expert(nn.Module, ABC):
 
         Code and precision are not in it, so that a checkpoint outlives an update and another machine.
         """
-        weights = self._weights_digest if self.frozen else _digest_of_state(self.network.state_dict())
-        parts = _without_source(self.describe())
+        weights = self._weights_digest if self.frozen else digest_of_state(self.network.state_dict())
+        parts = without_source(self.describe())
         own = {name: value for name, value in self.state_dict().items() if not name.startswith("network.")}
-        return digest_of({"weights": weights, "own": _digest_of_state(own), **parts})
+        return digest_of({"weights": weights, "own": digest_of_state(own), **parts})
 
 
 @contextmanager
@@ -271,50 +269,3 @@ def drawn_weights(*, fixed: bool) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
-
-
-def digest_of(parts: dict[str, Any]) -> str:
-    """Hash what JSON can hold: 32 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _without_source(parts: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in parts.items() if key != "source"}
-    return {**kept, "expert": _without_source(kept["expert"])} if "expert" in kept else kept
-
-
-@cache
-def _source_digest(kind: type) -> str:
-    """Hash a class's code: tokens of an `encode` that has been edited since are not its tokens."""
-    try:
-        return hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
-    except (OSError, TypeError):  # typed in at a prompt, or a built-in
-        return ""
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON: an array by its digest, another object by its class."""
-    match value:
-        case None | bool() | int() | float() | str():
-            return value
-        case dict():
-            return {str(key): _plain(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_plain(item) for item in value]
-        case set() | frozenset():
-            return sorted(map(repr, value))
-        case Path():
-            return str(value)
-        case Tensor():
-            return _digest_of_state({"": value})
-        case np.generic() | np.ndarray():
-            return hashlib.sha256(f"{value.dtype} {value.shape}".encode() + value.tobytes()).hexdigest()
-    return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def _digest_of_state(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, value in state.items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from experts.base import Expert, ExpertTokens, Precision, Transform, digest_of
+from experts.base import Expert, ExpertTokens, Precision, Transform
+from experts.digests import digest_of
 from experts.raw import require_kind
 from experts.wrapping import WrappingExpert
 

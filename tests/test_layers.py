@@ -20,6 +20,7 @@ FILES = {
 ORDER = ("crossmodal.fusion", "crossmodal.heads", "crossmodal.model", "crossmodal.module", "crossmodal.cli")
 CONTRACTS = {
     "experts.base",
+    "experts.digests",
     "experts.saved",  # folders of experts, of whatever class
     *(
         f"datamodules.{name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -12,6 +13,7 @@ from crossmodal.fusion import ConcatFusion, Fusion
 from crossmodal.heads import ClassificationHead
 from crossmodal.meta_learner import MetaLearner
 from crossmodal.model import CrossModalModel
+from crossmodal.selector import Selector
 from datamodules.batch import PairedBatch
 from experts.base import Expert, ExpertTokens
 
@@ -40,7 +42,12 @@ class GivenTokens(Expert):
         return inputs
 
 
-def a_model(fusion: type[Fusion] = ConcatFusion, **of_meta_learner: float) -> CrossModalModel:
+def a_model(
+    fusion: type[Fusion] = ConcatFusion,
+    *,
+    selector: Callable[[list[str], int], Selector] | None = None,
+    **of_meta_learner: float,
+) -> CrossModalModel:
     torch.manual_seed(0)
     return build_model(
         {name: GivenTokens() for name in NAMES},
@@ -48,6 +55,7 @@ def a_model(fusion: type[Fusion] = ConcatFusion, **of_meta_learner: float) -> Cr
         fusion=partial(fusion, width=WIDTH),
         heads={"answer": ClassificationHead},
         meta_learner=partial(MetaLearner, **of_meta_learner),
+        selector=selector,
     )
 
 

@@ -176,3 +176,30 @@ def test_some_rows_over_the_same_inputs() -> None:
     chosen = batch.select(torch.tensor([True, False, True]))
     assert chosen.inputs is batch.inputs
     assert (chosen.index["a"].tolist(), chosen.targets["answer"].tolist(), chosen.ids) == ([2, 0], [4, 6], ["x", "z"])
+
+
+def test_some_rows_without_the_inputs_of_others() -> None:
+    inputs = {"a": {"raw": ["k", "l", "m"], "x": torch.arange(6).view(3, 2)}, "b": torch.arange(2)}
+    index = {"a": torch.tensor([2, ABSENT, 0, 1, 2]), "b": torch.tensor([0, 1, ABSENT, 0, 0])}
+    positions = {"a": torch.tensor([10, 11, 12]), "b": torch.tensor([7, 8])}
+    batch = PairedBatch(inputs, index, {"answer": torch.arange(5)}, list("vwxyz"), positions)
+    some = batch.take(torch.tensor([4, 2]))
+    assert some.inputs["a"]["raw"] == ["k", "m"]
+    assert some.inputs["a"]["x"].tolist() == [[0, 1], [4, 5]]
+    assert (some.index["a"].tolist(), some.positions["a"].tolist()) == ([1, 0], [10, 12])
+    assert (some.index["b"].tolist(), some.inputs["b"].tolist(), some.positions["b"].tolist()) == ([0, -1], [0], [7])
+    assert (some.ids, some.targets["answer"].tolist()) == (["z", "x"], [4, 2])
+
+
+def test_keeping_some_inputs() -> None:
+    inner = PairedBatch({"c": torch.arange(2)}, {"c": torch.tensor([1, 0, 1])}, {}, list("pqr"))
+    index = {"a": torch.tensor([2, 0, 1]), "b": torch.tensor([0, ABSENT, 1])}
+    batch = PairedBatch({"a": inner, "b": torch.arange(2)}, index, {}, list("xyz"))
+    kept = batch.keeping({"a": torch.tensor([True, False, True]), "b": torch.zeros(3, dtype=torch.bool)})
+    assert "b" not in kept.inputs
+    assert kept.index["b"].tolist() == [-1] * 3
+    assert kept.index["a"].tolist() == [1, ABSENT, 0]
+    assert (kept.inputs["a"].ids, kept.inputs["a"].index["c"].tolist()) == (["q", "r"], [0, 1])
+    assert batch.index is index  # as it was
+    with pytest.raises(TypeError, match=r"collated inputs may be tensors, .*, not str"):
+        PairedBatch({"a": "raw"}, {"a": torch.zeros(1, dtype=torch.int64)}, {}, ["x"]).take(torch.tensor([0]))

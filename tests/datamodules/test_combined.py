@@ -178,3 +178,29 @@ def test_a_modality_that_the_data_lack_is_named() -> None:
     rows = data.rows("train")
     assert rows is not None
     assert (rows.index["both"] == ABSENT).tolist() == [False, False, True, False, False, True]
+
+
+class OfLetters(Listed):
+    modality = "letter"
+
+
+def test_another_expert_reads_the_same_inputs() -> None:
+    transforms = {"letter": Listed(), "again": OfLetters(), "both": Together(again=OfLetters(), colour=Listed())}
+    made = with_combined(ROWS, transforms)
+    assert made.sources["again"] is made.sources["letter"]
+    assert made.index["again"] is made.index["letter"]
+    both = made.sources["both"]
+    assert isinstance(both, CombinedSource)
+    assert both.load(made.index["both"][0]) == {"again": "c", "colour": "blue"}
+    data = Letters(batch_size=6)
+    data.connect({"again": OfLetters()})
+    assert next(iter(data.train_dataloader())).inputs["again"] == ["a", "c"]
+
+
+def test_another_expert_of_a_modality_that_there_is_not() -> None:
+    data = Letters()
+    transform = OfLetters()
+    transform.modality = "sound"
+    data.connect({"again": transform})
+    with pytest.raises(ValueError, match=r"experts.again takes sound: Letters has no such modality; it has colour, l"):
+        data.rows("train")

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from experts.audio.front_end import AudioTransform
 from experts.audio.wav2vec2 import WaveformTransform
-from experts.base import Expert, ExpertTokens, Transform, _source_digest
+from experts.base import Expert, ExpertTokens, Transform
+from experts.digests import source_digest
 from experts.features import FeatureTransform
 from experts.image import ImageExpert
 from experts.sequence import SequenceTransform
@@ -212,10 +213,10 @@ def test_the_code_of_base_classes_is_in_the_fingerprint(monkeypatch: pytest.Monk
     before, identity = Gained().fingerprint(), Gained().identity()
     sources = inspect.getsource
     monkeypatch.setattr(inspect, "getsource", lambda kind: sources(kind) + ("#" if kind is TinyExpert else ""))
-    _source_digest.cache_clear()
+    source_digest.cache_clear()
     assert Gained().fingerprint() != before
     assert Gained().identity() == identity
-    _source_digest.cache_clear()
+    source_digest.cache_clear()
 
 
 class Scaled(TinyExpert):
