@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from crossmodal.heads import Head
 from crossmodal.mixture import Answers
 from crossmodal.selector import Choice
-from datamodules.batch import PairedBatch
 
 FUSION = "fusion"  # as figures and predictions name the last member
 
@@ -55,24 +54,15 @@ class MixtureFigures:
             for number, name in enumerate((*answers.experts, FUSION)):
                 self._add(f"{self._prefixes[task]}alone/{name}", right_BM[:, number], present_BM[:, number])
 
-    def measure_choice(self, choice: Choice, whole: PairedBatch, given: PairedBatch) -> None:
-        """Take into account which experts B rows were given, and what share of the cost of all that is.
-
-        Args:
-            choice: That was made.
-            whole: The batch as it was.
-            given: As if rows lacked what was not chosen.
-        """
+    def measure_choice(self, choice: Choice) -> None:
+        """Take into account which experts B rows were given, and what share of the cost of all that is."""
         for name, chosen_B, available_B in zip(
             choice.costs, choice.chosen_BE.unbind(1), choice.available_BE.unbind(1), strict=True
         ):
             self._add(f"chosen/{name}", chosen_B.float(), available_B)
-        spent, full = (
-            sum(cost * (int(batch.index[name].max()) + 1) for name, cost in choice.costs.items())
-            for batch in (given, whole)
-        )
-        self._sums["cost"] = self._sums.get("cost", torch.zeros(())) + spent
-        self._counts["cost"] = self._counts.get("cost", torch.zeros(())) + full
+        cost_E = torch.tensor([*choice.costs.values()], dtype=torch.float64, device=choice.chosen_BE.device)
+        self._sums["cost"] = self._sums.get("cost", 0.0) + (choice.chosen_BE * cost_E).sum()
+        self._counts["cost"] = self._counts.get("cost", 0) + (choice.available_BE * cost_E).sum()
 
     def _add(self, name: str, values_B: Tensor, of_B: Tensor) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + values_B.detach().double().masked_fill(~of_B, 0).sum()

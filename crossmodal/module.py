@@ -264,7 +264,6 @@ class CrossModalModule(LightningModule):
     def _evaluate(self, batch: PairedBatch, stage: str) -> None:
         if not len(batch):
             return
-        whole = batch
         tokens, batch, choice = self.model.observe(batch)
         predictions, answers = self.model.answer(tokens, batch)
         if not (terms := self._terms(tokens, predictions, batch)):
@@ -282,7 +281,7 @@ class CrossModalModule(LightningModule):
         if answers is not None:
             self._mixture_figures.measure(answers, dict(self.heads), batch.targets)
         if choice is not None:
-            self._mixture_figures.measure_choice(choice, whole, batch)
+            self._mixture_figures.measure_choice(choice)
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured over the epoch."""

@@ -164,7 +164,7 @@ def prepare_mixture(mixture: Mixture, data: PairedDataModule, experts: Mapping[s
 
 
 def count_operations(data: PairedDataModule, experts: Mapping[str, Expert]) -> dict[str, float]:
-    """Return how many floating point operations each expert takes for the training split's first input.
+    """Return how many floating point operations each expert takes for a row: those for an input, by how many share it.
 
     At least two for each of its parameters: what PyTorch does not count (recurrent layers) is taken for one step.
 
@@ -175,6 +175,7 @@ def count_operations(data: PairedDataModule, experts: Mapping[str, Expert]) -> d
     counted = {}
     for name, expert in experts.items():
         positions = np.empty(0, np.int64) if rows is None else rows.used(name)
+        num_rows = 0 if rows is None else int((rows.index[name] != ABSENT).sum())
         if not len(positions):
             raise ValueError(
                 f"model.selector: no training row has an input for experts.{name}, so that its cost cannot be counted; "
@@ -185,7 +186,7 @@ def count_operations(data: PairedDataModule, experts: Mapping[str, Expert]) -> d
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
                 expert.encode(move_data_to_device(inputs, device))
             parameters = sum(parameter.numel() for parameter in expert.parameters())
-            counted[name] = float(max(counter.get_total_flops(), 2 * parameters, 1))
+            counted[name] = max(counter.get_total_flops(), 2 * parameters, 1) * len(positions) / num_rows
     return counted
 
 

@@ -34,7 +34,7 @@ class Choice:
         worth_BE: How much less the loss is expected to be with an expert.
         chosen_BE: Whether the row has the expert's input, and is given the expert.
         available_BE: Whether the row has the expert's input.
-        costs: Of running each expert on one input, in their order.
+        costs: Of running each expert for a row, in their order.
     """
 
     worth_BE: Tensor
@@ -54,7 +54,8 @@ class Selector(nn.Module):
         top_k: How many of the others a row is given at most; 0 for any number.
         budget: What may be spent on a row in the mean, as a share of the cost of all experts, those of `first` counted;
             null for any. Experts are chosen by what they are worth for their cost; what is worth nothing is not run.
-        costs: Of running each expert on one input, in any unit; by default its floating point operations are counted.
+        costs: Of running each expert for a row, in any unit; by default its floating point operations for an input
+            are counted, divided by how many training rows share one.
         hidden: H.
         explore: Share of the training rows for which others are drawn, so that what is never chosen is judged, too.
         balance: Weight of the load balancing loss, which keeps some experts from being chosen always.
