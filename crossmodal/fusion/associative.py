@@ -59,8 +59,8 @@ class AssociativeFusion(TokenFusion):
         dropout: In the feed-forward layers.
 
     Raises:
-        ValueError: The memory's width is not a multiple of the number of heads, a count is too small, or the rate is
-            not from 0 to 1.
+        ValueError: The memory's width is not a multiple of the number of heads, a count or beta is too small, or the rate
+            is not from 0 to 1.
     """
 
     priors_LR: Tensor
@@ -83,8 +83,9 @@ class AssociativeFusion(TokenFusion):
     ) -> None:
         super().__init__(modalities, width=width)
         at_least_1(slots=slots, memory_width=memory_width, rounds=rounds)
-        if top_k < 0:
-            raise ValueError(f"top_k must be at least 0, not {top_k}")
+        for name, value in {"top_k": top_k, "beta": beta}.items():
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, not {value}")
         if not 0 <= rate <= 1:
             raise ValueError(f"rate must be from 0 to 1, not {rate}")
         self.rounds = rounds
@@ -93,6 +94,7 @@ class AssociativeFusion(TokenFusion):
         self.importance = importance
         self.load = load
         self.register_buffer("priors_LR", F.normalize(torch.randn(slots, memory_width), dim=-1))
+        self.slots_LR = nn.Parameter(F.normalize(torch.randn(slots, memory_width), dim=-1))
         self.write = TransformerLayer(
             memory_width, num_heads=num_heads, top_k=top_k, source_width=width, dropout=dropout
         )
@@ -105,8 +107,8 @@ class AssociativeFusion(TokenFusion):
         """Fuse to what the row's memory holds after the last round, shape (B, L, D)."""
         tokens_BND, mask_BN = self.all_tokens(tokens)
         real_BN = F.pad(mask_BN[:, :-1], (0, 1), value=False)  # the null token has nothing to say
-        # a copy, since the gradient still needs the priors when they have moved
-        memory_BLR = self.priors_LR.clone().expand(len(tokens_BND), -1, -1)
+        # a sum is a copy, too: the gradient still needs the priors when they have moved
+        memory_BLR = F.normalize(self.priors_LR + self.slots_LR, dim=-1).expand(len(tokens_BND), -1, -1)
         balance = []
         for number in range(self.rounds):
             if number:
