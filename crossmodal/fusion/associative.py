@@ -59,8 +59,8 @@ class AssociativeFusion(TokenFusion):
         dropout: In the feed-forward layers.
 
     Raises:
-        ValueError: The memory's width is not a multiple of the number of heads, a count or beta is too small, or the rate
-            is not from 0 to 1.
+        ValueError: The memory's width is not a multiple of the number of heads, a count or beta is too small, or the
+            rate is not from 0 to 1.
     """
 
     priors_LR: Tensor
@@ -88,6 +88,8 @@ class AssociativeFusion(TokenFusion):
                 raise ValueError(f"{name} must be at least 0, not {value}")
         if not 0 <= rate <= 1:
             raise ValueError(f"rate must be from 0 to 1, not {rate}")
+        if num_heads < 1 or memory_width % num_heads:
+            raise ValueError(f"memory_width ({memory_width}) must be a multiple of num_heads ({num_heads})")
         self.rounds = rounds
         self.beta = beta
         self.rate = rate
@@ -107,7 +109,7 @@ class AssociativeFusion(TokenFusion):
         """Fuse to what the row's memory holds after the last round, shape (B, L, D)."""
         tokens_BND, mask_BN = self.all_tokens(tokens)
         real_BN = F.pad(mask_BN[:, :-1], (0, 1), value=False)  # the null token has nothing to say
-        # a sum is a copy, too: the gradient still needs the priors when they have moved
+        # alone, a moving average drifts to what all slots have in common: the embedding keeps them apart
         memory_BLR = F.normalize(self.priors_LR + self.slots_LR, dim=-1).expand(len(tokens_BND), -1, -1)
         balance = []
         for number in range(self.rounds):
@@ -140,6 +142,7 @@ class AssociativeFusion(TokenFusion):
     @torch.no_grad()
     def _move_priors(self, memory_BLR: Tensor, has_B: Tensor) -> None:
         """Let the priors follow what the rows that have tokens made of them; without such a row they stay."""
-        total_LR = memory_BLR.float().masked_fill(~has_B[:, None, None], 0).sum(0)
+        total_LR = memory_BLR.masked_fill(~has_B[:, None, None], 0).sum(0).to(self.priors_LR.dtype)
         moved_LR = F.normalize(torch.lerp(self.priors_LR, total_LR / has_B.sum().clamp(min=1), self.rate), dim=-1)
-        self.priors_LR.copy_(torch.where(has_B.any(), moved_LR, self.priors_LR))
+        # not in place: what is compiled reads the buffer once more on its way back
+        self.priors_LR = torch.where(has_B.any(), moved_LR, self.priors_LR)
