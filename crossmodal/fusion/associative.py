@@ -33,16 +33,17 @@ class AssociativeFusion(TokenFusion):
     """A row's tokens write to its copy of the priors by top-k attention, and retrieve from it by a Hopfield network.
 
     The paper lets all tokens of a batch compete, and retrieve from the one memory that this leaves. Here a row's tokens
-    compete among themselves and retrieve from what they made of the priors, so that no row depends on another; over
-    the batches of training the priors follow the mean of what rows with tokens made of them. That is what a row begins
-    with and what it is measured by; no gradient reaches it.
+    compete among themselves and retrieve from what they made of the priors, so that no row depends on another. Over
+    the batches of training the priors follow what rows with tokens made of them: the mean over the rows, less what all
+    slots have in common, which else is soon all that the priors hold. No gradient reaches them; a learned embedding of
+    each slot is added.
 
     While training it has two terms, each a mean over rounds, rows and heads: how unevenly the attention of all slots
     (`importance`), and the number of slots (`load`), are spread over the row's tokens, as squared coefficients of
     variation. A count has no gradient: that of the attention before the competition stands for it.
 
-    Left open by the paper, and chosen: all rounds have the same weights and memory; tokens see each other through the
-    memory alone; a Hopfield network's update is done once a round.
+    Left open by the paper, and chosen: all rounds have the same weights and memory; tokens learn of each other through
+    the memory alone; a Hopfield network's update is done once a round.
 
     Args:
         modalities: Their names.
@@ -109,7 +110,6 @@ class AssociativeFusion(TokenFusion):
         """Fuse to what the row's memory holds after the last round, shape (B, L, D)."""
         tokens_BND, mask_BN = self.all_tokens(tokens)
         real_BN = F.pad(mask_BN[:, :-1], (0, 1), value=False)  # the null token has nothing to say
-        # alone, a moving average drifts to what all slots have in common: the embedding keeps them apart
         memory_BLR = F.normalize(self.priors_LR + self.slots_LR, dim=-1).expand(len(tokens_BND), -1, -1)
         balance = []
         for number in range(self.rounds):
@@ -141,8 +141,10 @@ class AssociativeFusion(TokenFusion):
 
     @torch.no_grad()
     def _move_priors(self, memory_BLR: Tensor, has_B: Tensor) -> None:
-        """Let the priors follow what the rows that have tokens made of them; without such a row they stay."""
+        """Let the priors follow what rows that have tokens made of them; without such a row they stay."""
         total_LR = memory_BLR.masked_fill(~has_B[:, None, None], 0).sum(0).to(self.priors_LR.dtype)
-        moved_LR = F.normalize(torch.lerp(self.priors_LR, total_LR / has_B.sum().clamp(min=1), self.rate), dim=-1)
+        mean_LR = total_LR / has_B.sum().clamp(min=1)
+        apart_LR = F.normalize(mean_LR - mean_LR.mean(0), dim=-1)
+        moved_LR = F.normalize(torch.lerp(self.priors_LR, apart_LR, self.rate), dim=-1)
         # not in place: what is compiled reads the buffer once more on its way back
         self.priors_LR = torch.where(has_B.any(), moved_LR, self.priors_LR)

@@ -31,7 +31,7 @@ from tests.crossmodal.fusion.references import MODALITIES, WIDTH, changed, drawn
 
 Make = Callable[[Sequence[str]], Fusion]
 MAKE: dict[str, Make] = {
-    "associative": partial(AssociativeFusion, width=WIDTH, slots=3, memory_width=8, top_k=2),
+    "associative": partial(AssociativeFusion, width=WIDTH, slots=3, memory_width=8, rounds=2, top_k=2),
     "associative-all-write": partial(AssociativeFusion, width=WIDTH, slots=3, memory_width=4, rounds=2, top_k=0),
     "bottleneck": partial(BottleneckFusion, width=WIDTH, slots=3),
     "bottleneck-one-layer": partial(BottleneckFusion, width=WIDTH, slots=3, layers=1, num_heads=1),
