@@ -52,7 +52,7 @@ class AssociativeFusion(TokenFusion):
         memory_width: R, low beside D.
         rounds: How often the memory is written, with a retrieval between.
         top_k: How many tokens may write to a slot; 0 lets all write.
-        beta: The inverse temperature of retrieval: at 0 all slots are one, a large one retrieves a single slot.
+        beta: The inverse temperature of retrieval: 0 retrieves the mean of the slots, a large one a single slot.
         rate: How far the priors go, with each batch of training, to what rows made of them.
         importance: The weight of the attention's unevenness.
         load: The weight of the number's unevenness.
