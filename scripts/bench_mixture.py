@@ -116,8 +116,9 @@ class Asked(EasyVQA):
         draw, chosen = np.random.default_rng(0), []
         shape_R = self.about_shape(rows)
         for picture in range(len(rows.sources["image"])):
-            own_R = np.flatnonzero((rows.index["image"] == picture) & (shape_R == bool(picture % 2)))
-            chosen.append(int(draw.choice(own_R)))
+            own_R = np.flatnonzero((rows.index["image"] == picture) & (shape_R == bool(len(chosen) % 2)))
+            if len(own_R):  # few pictures are asked of one of the two alone
+                chosen.append(int(draw.choice(own_R)))
         return rows.select(np.array(chosen))
 
     @staticmethod
@@ -240,8 +241,8 @@ def main() -> None:
     tame_chatter()
     figures: dict[str, Any] = {"threads": torch.get_num_threads()}
     if options.part != "cascade":
-        rows, repeats = (64, 2) if options.quick else (256, 5)
-        figures["steps"] = steps(rows=rows, repeats=repeats, experts="vit_tiny_patch16_224", size=128)
+        rows, repeats = (64, 1) if options.quick else (128, 3)
+        figures["steps"] = steps(rows=rows, repeats=repeats, experts="vit_tiny_patch16_224", size=224)
     if options.part != "steps":
         figures["cascade"] = cascade(epochs=3 if options.quick else 14, store=options.store)
     print(json.dumps(figures))
