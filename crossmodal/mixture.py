@@ -82,15 +82,16 @@ class OwnNetwork(nn.Module):
         expert_width: Of the expert's tokens.
         width: D.
         heads: By task, of width D.
+        knows_strange: Whether it learns what its tokens usually are; else nothing is strange to it.
     """
 
-    def __init__(self, expert_width: int, width: int, heads: Mapping[str, Head]) -> None:
+    def __init__(self, expert_width: int, width: int, heads: Mapping[str, Head], *, knows_strange: bool = True) -> None:
         super().__init__()
         self.width = width
         self.norm = nn.LayerNorm(expert_width)
         self.linear = nn.Linear(expert_width, width)
         self.heads = nn.ModuleDict(heads)
-        self.familiarity = Familiarity(expert_width)
+        self.familiarity = Familiarity(expert_width) if knows_strange else None
 
     def forward(self, tokens: ExpertTokens | None, index_B: Tensor) -> Said:
         """Read the tokens of the distinct inputs, if there are any; B rows of one expert: the E axis is left out."""
@@ -105,8 +106,10 @@ class OwnNetwork(nn.Module):
             )
         means_UD = tokens.mean().to(self.linear.weight.dtype)
         reading_UD = F.gelu(self.linear(self.norm(means_UD)))
-        novelty_U = self.familiarity.novelty(means_UD)
-        strangeness_U2 = torch.stack([novelty_U, self.familiarity.staleness(means_UD).expand_as(novelty_U)], dim=1)
+        strangeness_U2 = means_UD.new_zeros(len(means_UD), 2)
+        if self.familiarity is not None:
+            novelty_U = self.familiarity.novelty(means_UD)
+            strangeness_U2 = torch.stack([novelty_U, self.familiarity.staleness(means_UD).expand_as(novelty_U)], dim=1)
         return Said(
             gather_rows(reading_UD, index_B),
             gather_rows(strangeness_U2, index_B),
@@ -161,18 +164,12 @@ class Mixture(nn.Module):
 
     def say(self, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> Said:
         """Let each expert's own network read its tokens."""
-        said: list[Said] = [network(tokens.get(name), batch.index[name]) for name, network in self.networks.items()]
-        return Said(
-            torch.stack([one.readings_BED for one in said], 1),
-            torch.stack([one.strangeness_BE2 for one in said], 1),
-            {task: torch.stack([one.outputs[task] for one in said], 1) for task in said[0].outputs},
-            torch.stack([one.present_BE for one in said], 1),
-        )
+        return say(self.networks, tokens, batch)
 
     def score(self, said: Said) -> Scores:
         """Score the experts of each row."""
         answers = {task: self.heads[task].activate(outputs_BEC.detach()) for task, outputs_BEC in said.outputs.items()}
-        others = {task: _mean_of_others(answers_BEC, said.present_BE) for task, answers_BEC in answers.items()}
+        others = {task: mean_of_others(answers_BEC, said.present_BE) for task, answers_BEC in answers.items()}
         facts_BEF = self._facts(answers, others, said.strangeness_BE2, slice(-1))
         scores: Scores = self.meta_learner(said.readings_BED.detach(), facts_BEF, said.present_BE)
         return scores
@@ -220,7 +217,24 @@ class Mixture(nn.Module):
         return Answers(outputs, members, weights_BM, scores.shares(), disagreement, said.present_BE, experts)
 
 
-def _mean_of_others(answers_BEC: Tensor, present_BE: Tensor) -> Tensor:
+def say(networks: nn.ModuleDict, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> Said:
+    """Let each expert's own network read its tokens.
+
+    Args:
+        networks: By expert.
+        tokens: Of the distinct inputs.
+        batch: B rows.
+    """
+    said: list[Said] = [network(tokens.get(name), batch.index[name]) for name, network in networks.items()]
+    return Said(
+        torch.stack([one.readings_BED for one in said], 1),
+        torch.stack([one.strangeness_BE2 for one in said], 1),
+        {task: torch.stack([one.outputs[task] for one in said], 1) for task in said[0].outputs},
+        torch.stack([one.present_BE for one in said], 1),
+    )
+
+
+def mean_of_others(answers_BEC: Tensor, present_BE: Tensor) -> Tensor:
     """Return for each expert the mean of what the others answer that are there; of one that is alone, its own."""
     known_BEC = answers_BEC * present_BE.unsqueeze(-1)
     others_BE1 = (present_BE.sum(1, keepdim=True) - present_BE.int()).unsqueeze(-1)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torchmetrics import MetricCollection
 
-from crossmodal.alignment import Alignment, Alignments
-from crossmodal.building import build_model
+from crossmodal.alignment import Alignment
+from crossmodal.balance.base import Balance
+from crossmodal.building import build_alignments, build_balancing, build_model
 from crossmodal.checkpoints import (
     leave_frozen_out,
     put_frozen_back,
@@ -30,12 +31,13 @@ from crossmodal.heads import Head
 from crossmodal.joining import Joined, begin_joined
 from crossmodal.meta_learner import MetaLearner
 from crossmodal.mixture_figures import MixtureFigures
-from crossmodal.objectives import TaskObjective, refuse_infinite
+from crossmodal.objectives import TaskObjective, refuse_infinite, refuse_untargeted
 from crossmodal.optimization import parameter_groups, scheduled, with_scaled_rates
 from crossmodal.precision import refuse_to_cast, refuse_to_clip
 from crossmodal.preparation import (
     SPLITS_OF_STAGE,
     check_heads,
+    check_numbers,
     check_targets,
     dropout_rates,
     learn_priors,
@@ -61,6 +63,7 @@ class CrossModalModule(LightningModule):
         alignments: Each pulls the tokens of one expert to those of another, given their widths by modality.
         joined: Modalities that joined a trained model, in order; see `crossmodal extend`. Only the last is trained.
         meta_learner: Makes what weighs experts and their fusion, given the experts' names and the fusion's width.
+        balance: Makes what keeps modalities in balance, given their names; or a list of such.
         objective: Sums the losses.
         optimizer: Makes the optimizer, given groups of parameters.
         modality_dropout: Rate at which a training row is treated as if it lacked a modality, for all or for each; one
@@ -85,6 +88,7 @@ class CrossModalModule(LightningModule):
         alignments: list[Callable[[dict[str, int]], Alignment]] | None = None,
         joined: dict[str, Joined] | None = None,
         meta_learner: Callable[[list[str], int], MetaLearner] | None = None,
+        balance: Callable[[list[str]], Balance] | list[Callable[[list[str]], Balance]] | None = None,
         objective: TaskObjective | None = None,
         optimizer: Callable[[Iterable[Any]], Optimizer] = AdamW,
         modality_dropout: float | dict[str, float] = 0.0,
@@ -100,13 +104,7 @@ class CrossModalModule(LightningModule):
         if (heads and fusion is None) or not (heads or alignments):
             raise ValueError("model: give a fusion and a head for each task, or alignments")
         check_heads(heads, outputs)
-        if not 0 <= warmup <= 1:
-            raise ValueError(f"model.warmup is a share of the steps, 0 to 1, not {warmup}")
-        if encode_batch_size < 1 or (encode_workers or 0) < 0:
-            raise ValueError(
-                f"model.encode_batch_size ({encode_batch_size}) must be at least 1, model.encode_workers "
-                f"({encode_workers}) at least 0"
-            )
+        check_numbers(warmup=warmup, encode_batch_size=encode_batch_size, encode_workers=encode_workers)
         self.joined = joined or {}
         self.model = build_model(
             experts,
@@ -116,11 +114,8 @@ class CrossModalModule(LightningModule):
             joined=self.joined,
             meta_learner=meta_learner,
         )
-        newcomer = self.model.newcomer
-        widths = {modality: expert.width for modality, expert in experts.items()}
-        trained = [name for name, expert in experts.items() if not expert.frozen and newcomer in (None, name)]
-        aligned = [alignment(widths) for alignment in alignments or ()]
-        self.alignments = Alignments((x for x in aligned if newcomer in (None, x.source, x.target)), trained=trained)
+        self.balancing = build_balancing(self.model, outputs, heads, balance)
+        self.alignments = build_alignments(self.model, alignments or ())
         self.objective = objective or TaskObjective()
         self.outputs = outputs
         self.modality_dropout = dropout_rates(modality_dropout, experts)
@@ -131,13 +126,9 @@ class CrossModalModule(LightningModule):
         self.seconds_encoding = 0.0
         self._make_optimizer = optimizer
         self._mixture_figures = MixtureFigures()
-        self._metrics: dict[str, nn.ModuleDict] = {}
         for stage in ("val", "test"):
-            metrics = nn.ModuleDict(
-                {task: head.metrics().clone(prefix=f"{stage}/{self._prefix(task)}") for task, head in self.heads}
-            )
-            self.add_module(f"{stage}_metrics", metrics)
-            self._metrics[stage] = metrics
+            metrics = {task: head.metrics().clone(prefix=f"{stage}/{self._prefix(task)}") for task, head in self.heads}
+            self.add_module(f"{stage}_metrics", nn.ModuleDict(metrics))
 
     @property
     def experts(self) -> dict[str, Expert]:
@@ -181,7 +172,7 @@ class CrossModalModule(LightningModule):
             train_by_rows_with(data, newcomer, trains=bool(self.trainer.max_epochs))
         if stage != "predict":  # what fit measures in the end would fail only then
             check_targets(data, self.heads, (*splits, "test") if stage == "fit" else splits)
-            weigh_classes(data, self.model.all_heads())
+            weigh_classes(data, [*self.model.all_heads(), *self.balancing.heads()])
         store_tokens(
             self.experts,
             data,
@@ -198,7 +189,7 @@ class CrossModalModule(LightningModule):
             if self.model.mixture is not None and (rows := data.rows("train")) is not None:
                 self.model.mixture.held_out_by = most_varied(rows)
             if newcomer is None:
-                learn_priors(data, self.model.all_heads())
+                learn_priors(data, [*self.model.all_heads(), *self.balancing.heads()])
 
     def on_fit_start(self) -> None:
         """Let experts look at the training split, if no checkpoint has told them what it is like."""
@@ -216,20 +207,30 @@ class CrossModalModule(LightningModule):
         else:
             terms = learn(self.model.mixture, self.objective, tokens, batch, self.model.fuse)
             terms |= self._further_terms(tokens, batch)
+        terms = self.balancing.learn(self.model, self.objective, tokens, batch, terms)
         if not terms:
             return None
         loss = torch.stack(list(terms.values())).sum()
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        is_logged = every > 0 and ((self.trainer.global_step + 1) % every == 0 or self.trainer.is_last_batch)
         # looking at every loss would make a GPU wait
-        if is_logged or loss.device.type == "cpu":
+        if self._is_logged or loss.device.type == "cpu":
             refuse_infinite(terms, self.trainer.global_step, batch.ids)
-        if is_logged:
+        if self._is_logged:
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
             if len(terms) > 1:
                 named = {f"train/loss/{name}": term.detach() for name, term in terms.items()}
                 self.log_dict(named, batch_size=len(batch))
         return loss
+
+    @property
+    def _is_logged(self) -> bool:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and ((self.trainer.global_step + 1) % every == 0 or self.trainer.is_last_batch)
+
+    def on_after_backward(self) -> None:
+        """Balance the modalities; how is logged by modality."""
+        figures = self.balancing.after_backward(self.trainer.current_epoch)
+        if figures and self._is_logged:
+            self.log_dict({f"train/balance/{name}": figure for name, figure in figures.items()})
 
     def validation_step(self, batch: PairedBatch, batch_idx: int) -> None:
         """Collect the validation metrics."""
@@ -253,10 +254,7 @@ class CrossModalModule(LightningModule):
     ) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = self.objective(self.model.heads, predictions, batch.targets)
         terms |= self._further_terms(tokens, batch)
-        if not terms and predictions:
-            raise ValueError(
-                f"rows {', '.join(list(batch.ids)[:3])} have no targets for any of {', '.join(predictions)}"
-            )
+        refuse_untargeted(terms, predictions, batch.ids)
         return terms
 
     def _evaluate(self, batch: PairedBatch, stage: str) -> None:
@@ -270,7 +268,7 @@ class CrossModalModule(LightningModule):
         for task, outputs_BC in predictions.items():
             if task not in batch.targets:
                 continue
-            metrics = self._metrics[stage][task]
+            metrics = self.get_submodule(f"{stage}_metrics.{task}")
             assert isinstance(metrics, MetricCollection)
             head: Head = self.model.heads[task]  # type: ignore[assignment]
             metrics.update(head.activate(outputs_BC), batch.targets[task])
@@ -295,6 +293,9 @@ class CrossModalModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, or what the configuration says, with warm-up and a cosine, per step."""
+        self.balancing.refuse(
+            accumulates=self.trainer.accumulate_grad_batches > 1, precision=str(self.trainer.precision)
+        )
         optimizer = with_scaled_rates(self._make_optimizer(parameter_groups(self)))
         if self.trainer.gradient_clip_val:
             refuse_to_clip(optimizer, str(self.trainer.precision))
