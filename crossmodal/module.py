@@ -88,7 +88,7 @@ class CrossModalModule(LightningModule):
         alignments: list[Callable[[dict[str, int]], Alignment]] | None = None,
         joined: dict[str, Joined] | None = None,
         meta_learner: Callable[[list[str], int], MetaLearner] | None = None,
-        balance: Callable[[list[str]], Balance] | list[Callable[[list[str]], Balance]] | None = None,
+        balance: list[Callable[[list[str]], Balance]] | Callable[[list[str]], Balance] | None = None,
         objective: TaskObjective | None = None,
         optimizer: Callable[[Iterable[Any]], Optimizer] = AdamW,
         modality_dropout: float | dict[str, float] = 0.0,

@@ -84,11 +84,11 @@ def combine(multimodal: Sequence[Tensor], unimodal: Sequence[Tensor], gamma: flo
     )
     # of two gradients in conflict the least norm lies between them (Sener and Koltun 2018, arXiv 1810.04650)
     weight = torch.where(mu < 0, 2 * (uu - mu) / (mm + uu - 2 * mu), 1.0)
-    squared = weight**2 * mm + 2 * weight * (2 - weight) * mu + (2 - weight) ** 2 * uu
-    norm, of_sum = (value.clamp_min(0).sqrt() for value in (squared, mm + uu + 2 * mu))
-    scale = gamma * torch.where(norm > STATIONARY * (mm + uu).sqrt(), (of_sum / norm).clamp_min(1), 0.0)
-    combined = [
-        scale.to(of_all.dtype) * (weight.to(of_all.dtype) * of_all + (2 - weight).to(of_all.dtype) * own)
+    directed = [
+        weight.to(of_all.dtype) * of_all + (2 - weight).to(of_all.dtype) * own
         for of_all, own in zip(multimodal, unimodal, strict=True)
     ]
-    return combined, weight
+    norm = torch.stack([one.float().square().sum() for one in directed]).sum().sqrt()  # of what rounding has left
+    of_sum = (mm + uu + 2 * mu).clamp_min(0).sqrt()
+    scale = gamma * torch.where(norm > STATIONARY * (mm + uu).sqrt(), (of_sum / norm).clamp_min(1), 0.0)
+    return [scale.to(one.dtype) * one for one in directed], weight
