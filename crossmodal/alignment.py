@@ -23,6 +23,19 @@ STEEPEST = 100.0  # as in CLIP: above it training is no longer stable
 NO_INPUT = -1
 
 
+def scale_of(log_scale: nn.Parameter, *, training: bool) -> Tensor:
+    """Return what similarities are multiplied by, one over the temperature; in training, within a limit."""
+    if training:
+        with torch.no_grad():  # of the parameter: a limit of its exponential would have no gradient beyond it
+            log_scale.clamp_(max=math.log(STEEPEST))
+    return log_scale.exp()
+
+
+def log_share_of_own(logits_UB: Tensor, is_own_UB: Tensor) -> Tensor:
+    """Return for each of U targets the mean log-probability of its own rows among all, shape (U,)."""
+    return logits_UB.log_softmax(1).masked_fill(~is_own_UB, 0).sum(1) / is_own_UB.sum(1)
+
+
 @dataclass(frozen=True)
 class Pairs:
     """The mean tokens of B rows that have both modalities.
@@ -178,10 +191,7 @@ class Contrastive(Alignment):
 
     def scale(self) -> Tensor:
         """Return what similarities are multiplied by."""
-        if self.training:
-            with torch.no_grad():  # of the parameter: a limit of its exponential would have no gradient beyond it
-                self.log_scale.clamp_(max=math.log(STEEPEST))
-        return self.log_scale.exp()
+        return scale_of(self.log_scale, training=self.training)
 
     def candidates(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Return unit vectors of the batch's targets and of others, (U + E, D), and their ids; no id stands twice."""
@@ -215,9 +225,8 @@ class InfoNCE(Contrastive):
         forth = F.cross_entropy(self.scale() * source_BD @ targets.T, pairs.own_B, reduction=reduction)
         others_ED, others_E = gathered(source_BD, pairs.own_ids)
         sources, owners = torch.cat([source_BD, others_ED]), torch.cat([pairs.own_ids, others_E])
-        log_shares = (self.scale() * targets[: len(pairs.ids_U)] @ sources.T).log_softmax(1)
-        is_own = owners == pairs.ids_U.unsqueeze(1)
-        shares_U = log_shares.masked_fill(~is_own, 0).sum(1) / is_own.sum(1)
+        logits = self.scale() * targets[: len(pairs.ids_U)] @ sources.T
+        shares_U = log_share_of_own(logits, owners == pairs.ids_U.unsqueeze(1))
         back = -(shares_U.mean() if len(shares_U) else shares_U.sum())
         return (forth + back) / 2
 

@@ -46,9 +46,6 @@ def build_model(
     newcomer = add_joined(built, experts, joined)
     width = 0 if built is None else built.width
 
-    def made() -> dict[str, Head]:
-        return {task: head(width, len(outputs[task])) for task, head in heads.items()}
-
     mixture = None
     if meta_learner is not None:
         if not heads:
@@ -57,9 +54,29 @@ def build_model(
             raise ValueError(
                 f"model.meta_learner: a model with one cannot be extended yet, but {', '.join(joined)} joined"
             )
-        networks = {name: OwnNetwork(expert.width, width, made()) for name, expert in experts.items()}
+        networks = {
+            name: OwnNetwork(expert.width, width, build_heads(heads, outputs, width))
+            for name, expert in experts.items()
+        }
         mixture = Mixture(networks, meta_learner([*experts], width))
-    return CrossModalModel(experts, built, made(), newcomer=newcomer if extends else None, mixture=mixture)
+    own = build_heads(heads, outputs, width)
+    return CrossModalModel(experts, built, own, newcomer=newcomer if extends else None, mixture=mixture)
+
+
+def build_heads(
+    heads: Mapping[str, Callable[[int, int], Head]], outputs: Mapping[str, list[str]], width: int
+) -> dict[str, Head]:
+    """Build a head for each task, and tell it what its outputs are called.
+
+    Args:
+        heads: By task: makes a head, given a width and the number of outputs.
+        outputs: By task the names of its outputs.
+        width: Of what the heads read.
+    """
+    built = {task: head(width, len(outputs[task])) for task, head in heads.items()}
+    for task, one in built.items():
+        one.learn_names(outputs[task])
+    return built
 
 
 def build_alignments(model: CrossModalModel, alignments: Iterable[Callable[[dict[str, int]], Alignment]]) -> Alignments:
@@ -113,12 +130,7 @@ def build_balancing(
     if model.mixture is None:
         width = model.fusion.width
         networks = {
-            name: OwnNetwork(
-                width,
-                width,
-                {task: head(width, len(outputs[task])) for task, head in heads.items()},
-                knows_strange=False,
-            )
+            name: OwnNetwork(width, width, build_heads(heads, outputs, width), knows_strange=False)
             for name in model.experts
         }
         return Balancing(methods, networks)
