@@ -14,26 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crossmodal.contrast import STEEPEST, log_share_of_own, scale_of, sigmoid_losses
 from crossmodal.peers import gathered, has_peers
 from crossmodal.retrieval import Retrieval, first_of_each
+from crossmodal.ring import NO_INPUT, RingLoss
 from datamodules.batch import PairedBatch
 from experts.base import ExpertTokens
-
-STEEPEST = 100.0  # as in CLIP: above it training is no longer stable
-NO_INPUT = -1
-
-
-def scale_of(log_scale: nn.Parameter, *, training: bool) -> Tensor:
-    """Return what similarities are multiplied by, one over the temperature; in training, within a limit."""
-    if training:
-        with torch.no_grad():  # of the parameter: a limit of its exponential would have no gradient beyond it
-            log_scale.clamp_(max=math.log(STEEPEST))
-    return log_scale.exp()
-
-
-def log_share_of_own(logits_UB: Tensor, is_own_UB: Tensor) -> Tensor:
-    """Return for each of U targets the mean log-probability of its own rows among all, shape (U,)."""
-    return logits_UB.log_softmax(1).masked_fill(~is_own_UB, 0).sum(1) / is_own_UB.sum(1)
 
 
 @dataclass(frozen=True)
@@ -193,10 +179,10 @@ class Contrastive(Alignment):
         """Return what similarities are multiplied by."""
         return scale_of(self.log_scale, training=self.training)
 
-    def candidates(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    def candidates(self, pairs: Pairs, *, of_peers: bool = True) -> tuple[Tensor, Tensor]:
         """Return unit vectors of the batch's targets and of others, (U + E, D), and their ids; no id stands twice."""
         target_UD = F.normalize(pairs.target_UD, dim=1)
-        others, other_ids = gathered(target_UD, pairs.ids_U)
+        others, other_ids = gathered(target_UD, pairs.ids_U) if of_peers else (target_UD[:0], pairs.ids_U[:0])
         known = (self.queue_ids_E != NO_INPUT) & self.training  # another split's ids mean other inputs
         vectors = torch.cat([target_UD, others, self.queue_ED[known]])
         ids = torch.cat([pairs.ids_U, other_ids, self.queue_ids_E[known]])
@@ -234,6 +220,8 @@ class InfoNCE(Contrastive):
 class SigLIP(Contrastive):
     """Each pair of a row and a target is told apart by itself (Zhai et al. 2023, arXiv 2303.15343).
 
+    Several devices pass their targets on in a ring, so that none holds all (`crossmodal.ring`).
+
     Args:
         widths: Of the experts' tokens, by modality.
         source: The modality whose expert is aligned.
@@ -258,11 +246,16 @@ class SigLIP(Contrastive):
 
     def loss(self, pairs: Pairs) -> Tensor:
         """Return the sum over all targets, as the mean over the rows."""
-        targets, ids = self.candidates(pairs)
-        logits = self.scale() * F.normalize(pairs.source_BD, dim=1) @ targets.T + self.bias
-        is_own = ids == pairs.own_ids.unsqueeze(1)
-        losses_B = -F.logsigmoid(torch.where(is_own, logits, -logits)).sum(1)
-        return losses_B.mean() if len(losses_B) else losses_B.sum()
+        targets, ids = self.candidates(pairs, of_peers=False)
+        source_BD, scale = F.normalize(pairs.source_BD, dim=1), self.scale()
+        logits = scale * source_BD @ targets.T + self.bias
+        losses_B = sigmoid_losses(logits, ids == pairs.own_ids.unsqueeze(1)).sum(1)
+        loss = losses_B.mean() if len(losses_B) else losses_B.sum()
+        if has_peers():
+            own_UD = F.normalize(pairs.target_UD, dim=1)
+            others: Tensor = RingLoss.apply(source_BD, own_UD, scale, self.bias, pairs.own_ids, pairs.ids_U, ids)
+            loss = loss + others / max(1, len(source_BD))
+        return loss
 
 
 class Alignments(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossmodal.alignment import STEEPEST, log_share_of_own, scale_of
+from crossmodal.contrast import STEEPEST, log_share_of_own, scale_of
 from crossmodal.heads import ClassificationHead
 from experts.base import Expert
 

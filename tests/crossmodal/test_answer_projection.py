@@ -41,7 +41,10 @@ def workspace() -> Tensor:
 def literal(one: AnswerProjectionHead, answers_CP: Tensor, candidates: list[int]) -> float:
     """Both directions, row by row and answer by answer."""
     read_BP = one.linear(F.layer_norm(workspace().mean(1), (8,)))
-    alike = [[float(F.cosine_similarity(row, answer, dim=0)) / 0.1 for answer in answers_CP] for row in read_BP]
+    alike = [
+        [float(F.cosine_similarity(row, answer, dim=0)) / 0.1 for answer in answers_CP.detach()]
+        for row in read_BP.detach()
+    ]
     forth = back = 0.0
     for row, target in enumerate(TARGETS.tolist()):
         forth -= alike[row][target] - math.log(sum(math.exp(alike[row][number]) for number in candidates))
