@@ -253,7 +253,8 @@ class SigLIP(Contrastive):
         loss = losses_B.mean() if len(losses_B) else losses_B.sum()
         if has_peers():
             own_UD = F.normalize(pairs.target_UD, dim=1)
-            others: Tensor = RingLoss.apply(source_BD, own_UD, scale, self.bias, pairs.own_ids, pairs.ids_U, ids)
+            given = (source_BD, own_UD, scale, self.bias, pairs.own_ids, pairs.ids_U, ids)
+            others: Tensor = RingLoss.apply(*given)  # type: ignore[no-untyped-call]
             loss = loss + others / max(1, len(source_BD))
         return loss
 

@@ -95,7 +95,7 @@ class AnswerProjectionHead(ClassificationHead):
 
     def loss(self, outputs_BC: Tensor, targets: Tensor) -> Tensor:
         """Return the mean of both directions' cross-entropies."""
-        used_U = targets.unique()
+        used_U = torch.unique(targets)
         among_BC = outputs_BC
         if self.only_of_batch:
             is_other_C = torch.ones_like(outputs_BC[0], dtype=torch.bool).index_fill(0, used_U, False)

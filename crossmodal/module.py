@@ -32,7 +32,7 @@ from crossmodal.joining import Joined, begin_joined
 from crossmodal.meta_learner import MetaLearner
 from crossmodal.mixture_figures import MixtureFigures
 from crossmodal.objectives import TaskObjective, refuse_infinite, refuse_untargeted
-from crossmodal.optimization import parameter_groups, scheduled, with_scaled_rates
+from crossmodal.optimization import accumulates, parameter_groups, scheduled, with_scaled_rates
 from crossmodal.precision import refuse_to_cast, refuse_to_clip
 from crossmodal.preparation import (
     SPLITS_OF_STAGE,
@@ -293,12 +293,13 @@ class CrossModalModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, or what the configuration says, with warm-up and a cosine, per step."""
+        precision = str(self.trainer.precision)
         self.balancing.refuse(
-            accumulates=self.trainer.accumulate_grad_batches > 1, precision=str(self.trainer.precision)
+            accumulates=accumulates(self.trainer), precision=precision, devices=self.trainer.world_size
         )
         optimizer = with_scaled_rates(self._make_optimizer(parameter_groups(self)))
         if self.trainer.gradient_clip_val:
-            refuse_to_clip(optimizer, str(self.trainer.precision))
+            refuse_to_clip(optimizer, precision)
         return scheduled(optimizer, self.trainer.estimated_stepping_batches, warmup=self.warmup)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ class RingLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Let each chunk gather its gradients on its way round."""
         source_BD, target_UD, scale, bias, own_ids_B, ids_U, known_ids = ctx.saved_tensors
         chunk_MD, ids_M = _filled_up(target_UD, ids_U)

@@ -39,10 +39,10 @@ class Balancing(nn.Module):
         """Return the tasks and heads of all modalities."""
         return [pair for network in self.networks.values() for pair in network.heads.items()]  # type: ignore[union-attr, operator]
 
-    def refuse(self, *, accumulates: bool, precision: str) -> None:
+    def refuse(self, *, accumulates: bool, precision: str, devices: int) -> None:
         """Let each method refuse what it cannot be right with; see `Balance.refuse`."""
         for method in self.methods:
-            method.refuse(accumulates=accumulates, precision=precision)
+            method.refuse(accumulates=accumulates, precision=precision, devices=devices)
 
     def learn(
         self,

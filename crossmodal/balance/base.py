@@ -61,12 +61,13 @@ class Balance:
         """
         return {}
 
-    def refuse(self, *, accumulates: bool, precision: str) -> None:
+    def refuse(self, *, accumulates: bool, precision: str, devices: int) -> None:
         """Refuse what it cannot be right with.
 
         Args:
             accumulates: Whether several batches make one step.
             precision: Of the trainer.
+            devices: That train together.
 
         Raises:
             ValueError: The message names the key.
@@ -75,4 +76,9 @@ class Balance:
             raise ValueError(
                 f"model.balance: {type(self).__name__} changes the gradients of each batch, which "
                 "trainer.accumulate_grad_batches would add up before: set it to 1, and data.batch_size higher"
+            )
+        if devices > 1 and self.changes_gradients:
+            raise ValueError(
+                f"model.balance: {type(self).__name__} goes by the rows of one device, so that {devices} would come to "
+                "differ: set trainer.devices: 1"
             )

@@ -60,9 +60,9 @@ class MMPareto(Balance):
         self._unimodal = {}
         return weights
 
-    def refuse(self, *, accumulates: bool, precision: str) -> None:
-        """Refuse several batches a step, and a loss that is scaled."""
-        super().refuse(accumulates=accumulates, precision=precision)
+    def refuse(self, *, accumulates: bool, precision: str, devices: int) -> None:
+        """Refuse several batches a step, several devices, and a loss that is scaled."""
+        super().refuse(accumulates=accumulates, precision=precision, devices=devices)
         if precision == "16-mixed":
             raise ValueError(
                 "model.balance: MMPareto compares gradients of losses, one of which trainer.precision 16-mixed scales: "

@@ -130,9 +130,11 @@ def test_not_without_answers_and_not_where_one_joined() -> None:
 
 
 @pytest.mark.parametrize(("method", "refuses"), [(UnimodalLosses, False), (GradientModulation, True), (MMPareto, True)])
-def test_several_batches_a_step(method: type[Balance], refuses: bool) -> None:
+def test_what_gradients_cannot_be_changed_in(method: type[Balance], refuses: bool) -> None:
     if not refuses:
-        method(NAMES).refuse(accumulates=True, precision="16-mixed")
+        method(NAMES).refuse(accumulates=True, precision="16-mixed", devices=2)
         return
     with pytest.raises(ValueError, match=r"trainer.accumulate_grad_batches would add up before: set it to 1"):
-        method(NAMES).refuse(accumulates=True, precision="32-true")
+        method(NAMES).refuse(accumulates=True, precision="32-true", devices=1)
+    with pytest.raises(ValueError, match=r"so that 2 would come to differ: set trainer.devices: 1"):
+        method(NAMES).refuse(accumulates=False, precision="32-true", devices=2)

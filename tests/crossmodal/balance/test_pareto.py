@@ -92,6 +92,6 @@ def test_refused() -> None:
     with pytest.raises(ValueError, match="gamma must be above 0, not -1"):
         MMPareto(["a", "b"], gamma=-1)
     method = MMPareto(["a", "b"])
-    method.refuse(accumulates=False, precision="bf16-mixed")
+    method.refuse(accumulates=False, precision="bf16-mixed", devices=1)
     with pytest.raises(ValueError, match=r"trainer.precision 16-mixed scales: use bf16-mixed or 32-true"):
-        method.refuse(accumulates=False, precision="16-mixed")
+        method.refuse(accumulates=False, precision="16-mixed", devices=1)
