@@ -87,7 +87,13 @@ class AnswerProjectionHead(ClassificationHead):
         self._embedder = []
 
     def read(self, mean_BD: Tensor) -> Tensor:
-        """Return the similarities to all answers, over the temperature."""
+        """Return the similarities to all answers, over the temperature.
+
+        Raises:
+            ValueError: It was never told what the answers are called.
+        """
+        if self._embedder:
+            raise ValueError("the head has an expert for the answers' names, but was not told them: call `learn_names`")
         answers_CP = F.normalize(self.project(self.words_CE), dim=1)
         return (
             scale_of(self.log_scale, training=self.training) * F.normalize(self.linear(mean_BD), dim=1) @ answers_CP.T

@@ -16,12 +16,27 @@ from crossmodal.mixture import Answers
 FUSION = "fusion"  # as figures and predictions name the last member
 
 
-class MixtureFigures:
+class RowMeans:
     """Means over the rows since they were last asked for."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
+
+    def add(self, name: str, values_B: Tensor, of_B: Tensor) -> None:
+        """Take values into account, of those rows where a bool vector is true."""
+        self._sums[name] = self._sums.get(name, 0.0) + values_B.detach().double().masked_fill(~of_B, 0).sum()
+        self._counts[name] = self._counts.get(name, 0) + of_B.sum()
+
+    def figures(self) -> dict[str, float]:
+        """Return each mean by its name, and begin anew."""
+        found = {name: float(total / self._counts[name]) for name, total in self._sums.items() if self._counts[name]}
+        self._sums, self._counts = {}, {}
+        return found
+
+
+class MixtureFigures(RowMeans):
+    """What is measured of a mixture."""
 
     def measure(
         self, answers: Answers, heads: Mapping[str, Head], targets: Mapping[str, Tensor], prefixes: Mapping[str, str]
@@ -36,26 +51,16 @@ class MixtureFigures:
         """
         every_B = answers.weights_BM[:, 0] >= 0
         for number, name in enumerate((*answers.experts, FUSION)):
-            self._add(f"weight/{name}", answers.weights_BM[:, number], every_B)
+            self.add(f"weight/{name}", answers.weights_BM[:, number], every_B)
         for number, name in enumerate(answers.experts):
-            self._add(f"share/{name}", answers.shares_BE[:, number], answers.present_BE[:, number])
+            self.add(f"share/{name}", answers.shares_BE[:, number], answers.present_BE[:, number])
         present_BM = F.pad(answers.present_BE, (0, 1), value=True)
         for task, answers_BMC in answers.members.items():
-            self._add(f"{prefixes[task]}disagreement", answers.disagreement[task], every_B)
+            self.add(f"{prefixes[task]}disagreement", answers.disagreement[task], every_B)
             if task not in targets:
                 continue
             target_BM = targets[task].unsqueeze(1)
             target_BM = target_BM.expand(-1, answers_BMC.shape[1], *target_BM.shape[2:])
             right_BM = heads[task].opinions().right(answers_BMC, target_BM)
             for number, name in enumerate((*answers.experts, FUSION)):
-                self._add(f"{prefixes[task]}alone/{name}", right_BM[:, number], present_BM[:, number])
-
-    def _add(self, name: str, values_B: Tensor, of_B: Tensor) -> None:
-        self._sums[name] = self._sums.get(name, 0.0) + values_B.detach().double().masked_fill(~of_B, 0).sum()
-        self._counts[name] = self._counts.get(name, 0) + of_B.sum()
-
-    def figures(self) -> dict[str, float]:
-        """Return each mean by its name, and begin anew."""
-        found = {name: float(total / self._counts[name]) for name, total in self._sums.items() if self._counts[name]}
-        self._sums, self._counts = {}, {}
-        return found
+                self.add(f"{prefixes[task]}alone/{name}", right_BM[:, number], present_BM[:, number])

@@ -118,6 +118,8 @@ class CrossModalModule(LightningModule):
         self.alignments = build_alignments(self.model, alignments or ())
         self.objective = objective or TaskObjective()
         self.outputs = outputs
+        # `test/accuracy` says enough where there is one task
+        self._prefixes = {task: "" if len(outputs) == 1 else f"{task}/" for task in outputs}
         self.modality_dropout = dropout_rates(modality_dropout, experts)
         self.warmup = warmup
         self.feature_store = FeatureStore(Path(feature_store)) if feature_store else None
@@ -127,7 +129,9 @@ class CrossModalModule(LightningModule):
         self._make_optimizer = optimizer
         self._mixture_figures = MixtureFigures()
         for stage in ("val", "test"):
-            metrics = {task: head.metrics().clone(prefix=f"{stage}/{self._prefix(task)}") for task, head in self.heads}
+            metrics = {
+                task: head.metrics().clone(prefix=f"{stage}/{self._prefixes[task]}") for task, head in self.heads
+            }
             self.add_module(f"{stage}_metrics", nn.ModuleDict(metrics))
 
     @property
@@ -139,10 +143,6 @@ class CrossModalModule(LightningModule):
     def heads(self) -> Iterable[tuple[str, Head]]:
         """Tasks and their heads."""
         return self.model.heads.items()  # type: ignore[return-value]
-
-    def _prefix(self, task: str) -> str:
-        # `test/accuracy` says enough where there is one task
-        return "" if len(self.outputs) == 1 else f"{task}/"
 
     def forward(self, batch: PairedBatch) -> dict[str, Tensor]:
         """Return each task's raw outputs, shape (B, outputs)."""
@@ -274,10 +274,9 @@ class CrossModalModule(LightningModule):
             metrics.update(head.activate(outputs_BC), batch.targets[task])
             self.log_dict(metrics, batch_size=len(batch), prog_bar=stage == "val")
         self.alignments.measure(tokens, batch)
+        self.balancing.measure(self.model, tokens, batch, self._prefixes)
         if answers is not None:
-            self._mixture_figures.measure(
-                answers, dict(self.heads), batch.targets, {task: self._prefix(task) for task in self.outputs}
-            )
+            self._mixture_figures.measure(answers, dict(self.heads), batch.targets, self._prefixes)
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured over the epoch."""
@@ -288,7 +287,8 @@ class CrossModalModule(LightningModule):
         self._log_figures("test")
 
     def _log_figures(self, stage: str) -> None:
-        figures: dict[str, Any] = {**self.alignments.figures(), **self._mixture_figures.figures()}
+        measured = (self.alignments, self.balancing, self._mixture_figures)
+        figures: dict[str, Any] = {name: value for one in measured for name, value in one.figures().items()}
         self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
 
     def configure_optimizers(self) -> Any:

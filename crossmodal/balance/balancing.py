@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from crossmodal.balance.base import Alone, Balance
 from crossmodal.heads import Head
 from crossmodal.mixture import OwnNetwork, say
+from crossmodal.mixture_figures import RowMeans
 from crossmodal.model import CrossModalModel
 from crossmodal.objectives import TaskObjective
 from crossmodal.stacking import own_losses
@@ -34,6 +35,7 @@ class Balancing(nn.Module):
         self.methods = tuple(methods)
         self.networks = nn.ModuleDict(networks)
         self._alone: Alone | None = None
+        self._right = RowMeans()
 
     def heads(self) -> list[tuple[str, Head]]:
         """Return the tasks and heads of all modalities."""
@@ -88,6 +90,36 @@ class Balancing(nn.Module):
         if alone is None:
             return {}
         return {name: factor for one in self.methods for name, factor in one.after_backward(alone, epoch).items()}
+
+    @torch.no_grad()
+    def measure(
+        self,
+        model: CrossModalModel,
+        tokens: Mapping[str, ExpertTokens],
+        batch: PairedBatch,
+        prefixes: Mapping[str, str],
+    ) -> None:
+        """Take into account how often each modality's own heads are right; a mixture tells that itself.
+
+        Args:
+            model: Whose modalities are balanced.
+            tokens: Of the distinct inputs.
+            batch: B rows.
+            prefixes: By task, of its figures' names.
+        """
+        if not self.networks:
+            return
+        said = say(self.networks, self._projected(model, tokens), batch)
+        for number, (name, network) in enumerate(self.networks.items()):
+            for task, head in network.heads.items():  # type: ignore[union-attr, operator]
+                if task in batch.targets:
+                    answers_BC = head.activate(said.outputs[task][:, number].float())
+                    right_B = head.opinions().right(answers_BC, batch.targets[task])
+                    self._right.add(f"{prefixes[task]}alone/{name}", right_B, said.present_BE[:, number])
+
+    def figures(self) -> dict[str, float]:
+        """Return what was measured, by name, and begin anew."""
+        return self._right.figures()
 
     def _projected(self, model: CrossModalModel, tokens: Mapping[str, ExpertTokens]) -> dict[str, ExpertTokens]:
         trains = any(method.trains_modalities for method in self.methods)

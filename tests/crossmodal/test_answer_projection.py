@@ -70,6 +70,8 @@ def learned(one: AnswerProjectionHead) -> list[torch.nn.Parameter]:
 
 def test_words_are_embedded_by_an_expert_that_is_no_part_of_it() -> None:
     expert = TextExpert(**TEXT)
+    with pytest.raises(ValueError, match="was not told them: call `learn_names`"):
+        AnswerProjectionHead(8, 3, expert=expert)(workspace())
     one = head(expert=expert, temperature=0.1)
     expected = expert(expert.transform.collate(NAMES)).mean()
     torch.testing.assert_close(one.words_CE, expected)

@@ -73,6 +73,24 @@ def test_a_loss_of_its_own_reaches_only_the_modality() -> None:
     assert {id(one) for one in reached} == {id(one) for one in owned}
 
 
+def test_how_often_each_is_right_alone() -> None:
+    model, balancing = a_model(GradientModulation)
+    batch = a_batch(lacking=True)
+    for name, number in (("loud", 2), ("quiet", 1)):  # each always answers the same
+        answer = dict(balancing.networks[name].named_parameters())
+        answer["heads.answer.linear.weight"].data.zero_()
+        answer["heads.answer.linear.bias"].data = torch.eye(4)[number]
+    for half in (torch.arange(64) < 20, torch.arange(64) >= 20):
+        balancing.measure(model, model.encode(batch), batch.select(half), {"answer": ""})
+    targets = batch.targets["answer"]
+    expected = {
+        f"alone/{name}": float((targets[batch.present(name)] == number).float().mean())
+        for name, number in (("loud", 2), ("quiet", 1))
+    }
+    assert balancing.figures() == pytest.approx(expected)
+    assert balancing.figures() == {}
+
+
 def test_the_quiet_one_learns() -> None:
     assert known_alone(trained(UnimodalLosses), "quiet") > known_alone(unbalanced(), "quiet") + 0.2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def test_it_is_logged_and_can_be_run_again(crossmodal: Zygote, tmp_path: Path) -
         factors = [float(row[f"train/balance/{name}"]) for name in ("image", "question")]
         assert min(factors) < 1 == max(factors)
         assert min(factors) <= 1 - math.tanh(0.3) + 1e-6
+    measured = json.loads((run / "0/metrics.json").read_text())
+    assert all(0 <= measured[f"test/alone/{name}"] <= 1 for name in ("image", "question"))
     status, output = crossmodal.run("fit", "--config", run / "0/config.yaml", cwd=tmp_path)
     assert status == 0, output
     again = [row for row in csv.DictReader((run / "1/metrics.csv").open()) if row["train/loss"]]
