@@ -16,15 +16,18 @@ _WHERE = {
     "CrossModalModel": "crossmodal.model",
     "CrossModalModule": "crossmodal.module",
     "FeatureStore": "crossmodal.feature_store",
+    "GradientModulation": "crossmodal.balance",
     "GatedFusion": "crossmodal.fusion",
     "HierarchicalFusion": "crossmodal.fusion",
     "LowRankFusion": "crossmodal.fusion",
     "MeanFusion": "crossmodal.fusion",
+    "MMPareto": "crossmodal.balance",
     "MetaLearner": "crossmodal.meta_learner",
     "MoEFusion": "crossmodal.fusion",
     "MultiLabelHead": "crossmodal.heads",
     "PerceiverFusion": "crossmodal.fusion",
     "RegressionHead": "crossmodal.heads",
+    "UnimodalLosses": "crossmodal.balance",
     "WorkspaceFusion": "crossmodal.fusion",
 }
 __all__ = ["__version__", *_WHERE]

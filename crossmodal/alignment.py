@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crossmodal.contrast import STEEPEST, log_share_of_own, scale_of, sigmoid_losses
 from crossmodal.peers import gathered, has_peers
 from crossmodal.retrieval import Retrieval, first_of_each
+from crossmodal.ring import NO_INPUT, RingLoss
 from datamodules.batch import PairedBatch
 from experts.base import ExpertTokens
-
-STEEPEST = 100.0  # as in CLIP: above it training is no longer stable
-NO_INPUT = -1
 
 
 @dataclass(frozen=True)
@@ -178,15 +177,12 @@ class Contrastive(Alignment):
 
     def scale(self) -> Tensor:
         """Return what similarities are multiplied by."""
-        if self.training:
-            with torch.no_grad():  # of the parameter: a limit of its exponential would have no gradient beyond it
-                self.log_scale.clamp_(max=math.log(STEEPEST))
-        return self.log_scale.exp()
+        return scale_of(self.log_scale, training=self.training)
 
-    def candidates(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    def candidates(self, pairs: Pairs, *, of_peers: bool = True) -> tuple[Tensor, Tensor]:
         """Return unit vectors of the batch's targets and of others, (U + E, D), and their ids; no id stands twice."""
         target_UD = F.normalize(pairs.target_UD, dim=1)
-        others, other_ids = gathered(target_UD, pairs.ids_U)
+        others, other_ids = gathered(target_UD, pairs.ids_U) if of_peers else (target_UD[:0], pairs.ids_U[:0])
         known = (self.queue_ids_E != NO_INPUT) & self.training  # another split's ids mean other inputs
         vectors = torch.cat([target_UD, others, self.queue_ED[known]])
         ids = torch.cat([pairs.ids_U, other_ids, self.queue_ids_E[known]])
@@ -215,15 +211,16 @@ class InfoNCE(Contrastive):
         forth = F.cross_entropy(self.scale() * source_BD @ targets.T, pairs.own_B, reduction=reduction)
         others_ED, others_E = gathered(source_BD, pairs.own_ids)
         sources, owners = torch.cat([source_BD, others_ED]), torch.cat([pairs.own_ids, others_E])
-        log_shares = (self.scale() * targets[: len(pairs.ids_U)] @ sources.T).log_softmax(1)
-        is_own = owners == pairs.ids_U.unsqueeze(1)
-        shares_U = log_shares.masked_fill(~is_own, 0).sum(1) / is_own.sum(1)
+        logits = self.scale() * targets[: len(pairs.ids_U)] @ sources.T
+        shares_U = log_share_of_own(logits, owners == pairs.ids_U.unsqueeze(1))
         back = -(shares_U.mean() if len(shares_U) else shares_U.sum())
         return (forth + back) / 2
 
 
 class SigLIP(Contrastive):
     """Each pair of a row and a target is told apart by itself (Zhai et al. 2023, arXiv 2303.15343).
+
+    Several devices pass their targets on in a ring, so that none holds all (`crossmodal.ring`).
 
     Args:
         widths: Of the experts' tokens, by modality.
@@ -249,11 +246,17 @@ class SigLIP(Contrastive):
 
     def loss(self, pairs: Pairs) -> Tensor:
         """Return the sum over all targets, as the mean over the rows."""
-        targets, ids = self.candidates(pairs)
-        logits = self.scale() * F.normalize(pairs.source_BD, dim=1) @ targets.T + self.bias
-        is_own = ids == pairs.own_ids.unsqueeze(1)
-        losses_B = -F.logsigmoid(torch.where(is_own, logits, -logits)).sum(1)
-        return losses_B.mean() if len(losses_B) else losses_B.sum()
+        targets, ids = self.candidates(pairs, of_peers=False)
+        source_BD, scale = F.normalize(pairs.source_BD, dim=1), self.scale()
+        logits = scale * source_BD @ targets.T + self.bias
+        losses_B = sigmoid_losses(logits, ids == pairs.own_ids.unsqueeze(1)).sum(1)
+        loss = losses_B.mean() if len(losses_B) else losses_B.sum()
+        if has_peers():
+            own_UD = F.normalize(pairs.target_UD, dim=1)
+            given = (source_BD, own_UD, scale, self.bias, pairs.own_ids, pairs.ids_U, ids)
+            others: Tensor = RingLoss.apply(*given)  # type: ignore[no-untyped-call]
+            loss = loss + others / max(1, len(source_BD))
+        return loss
 
 
 class Alignments(nn.Module):

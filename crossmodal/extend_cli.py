@@ -133,6 +133,9 @@ def _arguments_of_fit(options: Options, config: dict[str, Any], rest: list[str])
         *([] if named else ["--name", f"{config['name']}_{options.modality}"]),
         *(*classes, f"{init_args}.pretrained", str(options.expert)),
         *("--model.joined", json.dumps(joined)),
+        *(
+            ("--model.balance", "null") if (config.get("model") or {}).get("balance") else ()
+        ),  # where only one trains there is none
         *rest,
     ]
 

@@ -226,8 +226,8 @@ def without(config: dict[str, Any], modality: str) -> dict[str, Any]:
         model["modality_dropout"].pop(modality, None)
     # a name of its own: it must not be what `--ckpt_path last` of the run means
     name = f"{config['name']}_without_{modality}"
-    # alignments serve training alone, and what is left is not trained on
-    return {**config, "name": name, "model": {**model, "alignments": None}}
+    # alignments and balance serve training alone, and what is left is not trained on
+    return {**config, "name": name, "model": {**model, "alignments": None, "balance": None}}
 
 
 def refuse_other_model(before: dict[str, Any], now: dict[str, Any], modality: str) -> None:

@@ -6,6 +6,7 @@ Legend: B rows of a batch, R of a split, L workspace tokens, D width, C outputs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +41,18 @@ class Head(nn.Module, ABC):
 
     def forward(self, workspace_BLD: Tensor, absent_B: Tensor | None = None) -> Tensor:
         """Return raw outputs (logits or values), shape (B, C); of rows without any modality, the prior."""
-        outputs_BC: Tensor = self.linear(self.norm(workspace_BLD.mean(1)))
+        outputs_BC = self.read(self.norm(workspace_BLD.mean(1)))
         if absent_B is None:
             return outputs_BC
         return torch.where(absent_B.unsqueeze(1), self.prior_C.to(outputs_BC.dtype), outputs_BC)
+
+    def read(self, mean_BD: Tensor) -> Tensor:
+        """Return raw outputs, shape (B, C), from the mean token, normalised."""
+        outputs_BC: Tensor = self.linear(mean_BD)
+        return outputs_BC
+
+    def learn_names(self, names: Sequence[str]) -> None:
+        """Learn what the outputs are called, once and before all else; by default nothing is made of it."""
 
     def learn_prior(self, targets: Tensor) -> None:
         """Take the outputs that are best where nothing is known of a row, from R targets."""

@@ -83,15 +83,16 @@ class OwnNetwork(nn.Module):
         expert_width: Of the expert's tokens.
         width: D.
         heads: By task, of width D.
+        knows_strange: Whether it learns what its tokens usually are; else nothing is strange to it.
     """
 
-    def __init__(self, expert_width: int, width: int, heads: Mapping[str, Head]) -> None:
+    def __init__(self, expert_width: int, width: int, heads: Mapping[str, Head], *, knows_strange: bool = True) -> None:
         super().__init__()
         self.width = width
         self.norm = nn.LayerNorm(expert_width)
         self.linear = nn.Linear(expert_width, width)
         self.heads = nn.ModuleDict(heads)
-        self.familiarity = Familiarity(expert_width)
+        self.familiarity = Familiarity(expert_width) if knows_strange else None
 
     def forward(self, tokens: ExpertTokens | None, index_B: Tensor) -> Said:
         """Read the tokens of the distinct inputs, if there are any; B rows of one expert: the E axis is left out."""
@@ -106,8 +107,10 @@ class OwnNetwork(nn.Module):
             )
         means_UD = tokens.mean().to(self.linear.weight.dtype)
         reading_UD = F.gelu(self.linear(self.norm(means_UD)))
-        novelty_U = self.familiarity.novelty(means_UD)
-        strangeness_U2 = torch.stack([novelty_U, self.familiarity.staleness(means_UD).expand_as(novelty_U)], dim=1)
+        strangeness_U2 = means_UD.new_zeros(len(means_UD), 2)
+        if self.familiarity is not None:
+            novelty_U = self.familiarity.novelty(means_UD)
+            strangeness_U2 = torch.stack([novelty_U, self.familiarity.staleness(means_UD).expand_as(novelty_U)], dim=1)
         return Said(
             gather_rows(reading_UD, index_B),
             gather_rows(strangeness_U2, index_B),
@@ -166,13 +169,7 @@ class Mixture(nn.Module):
 
     def say(self, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> Said:
         """Let each expert's own network read its tokens."""
-        said: list[Said] = [network(tokens.get(name), batch.index[name]) for name, network in self.networks.items()]
-        return Said(
-            torch.stack([one.readings_BED for one in said], 1),
-            torch.stack([one.strangeness_BE2 for one in said], 1),
-            {task: torch.stack([one.outputs[task] for one in said], 1) for task in said[0].outputs},
-            torch.stack([one.present_BE for one in said], 1),
-        )
+        return say(self.networks, tokens, batch)
 
     def choose(self, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> Choice:
         """Choose which experts each row is given.
@@ -199,7 +196,7 @@ class Mixture(nn.Module):
     def facts(self, said: Said) -> Tensor:
         """Return what is known of each expert on each row, in the order of `FACTS`, (B, E, F)."""
         answers = {task: self.heads[task].activate(outputs_BEC.detach()) for task, outputs_BEC in said.outputs.items()}
-        others = {task: _mean_of_others(answers_BEC, said.present_BE) for task, answers_BEC in answers.items()}
+        others = {task: mean_of_others(answers_BEC, said.present_BE) for task, answers_BEC in answers.items()}
         return self._facts(answers, others, said.strangeness_BE2, slice(-1))
 
     def score_fusion(self, said: Said, scores: Scores, fused: Mapping[str, Tensor]) -> Tensor:
@@ -245,7 +242,24 @@ class Mixture(nn.Module):
         return Answers(outputs, members, weights_BM, scores.shares(), disagreement, said.present_BE, experts)
 
 
-def _mean_of_others(answers_BEC: Tensor, present_BE: Tensor) -> Tensor:
+def say(networks: nn.ModuleDict, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> Said:
+    """Let each expert's own network read its tokens.
+
+    Args:
+        networks: By expert.
+        tokens: Of the distinct inputs.
+        batch: B rows.
+    """
+    said: list[Said] = [network(tokens.get(name), batch.index[name]) for name, network in networks.items()]
+    return Said(
+        torch.stack([one.readings_BED for one in said], 1),
+        torch.stack([one.strangeness_BE2 for one in said], 1),
+        {task: torch.stack([one.outputs[task] for one in said], 1) for task in said[0].outputs},
+        torch.stack([one.present_BE for one in said], 1),
+    )
+
+
+def mean_of_others(answers_BEC: Tensor, present_BE: Tensor) -> Tensor:
     """Return for each expert the mean of what the others answer that are there; of one that is alone, its own."""
     known_BEC = answers_BEC * present_BE.unsqueeze(-1)
     others_BE1 = (present_BE.sum(1, keepdim=True) - present_BE.int()).unsqueeze(-1)

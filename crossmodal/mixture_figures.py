@@ -18,53 +18,15 @@ from crossmodal.selector import Choice
 FUSION = "fusion"  # as figures and predictions name the last member
 
 
-class MixtureFigures:
-    """Means over the rows since they were last asked for.
+class RowMeans:
+    """Means over the rows since they were last asked for."""
 
-    Args:
-        prefixes: By task, of its figures' names.
-    """
-
-    def __init__(self, prefixes: Mapping[str, str]) -> None:
-        self._prefixes = prefixes
+    def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
 
-    def measure(self, answers: Answers, heads: Mapping[str, Head], targets: Mapping[str, Tensor]) -> None:
-        """Take B rows into account.
-
-        Args:
-            answers: Of the mixture.
-            heads: By task.
-            targets: Of the tasks that have any.
-        """
-        every_B = answers.weights_BM[:, 0] >= 0
-        for number, name in enumerate((*answers.experts, FUSION)):
-            self._add(f"weight/{name}", answers.weights_BM[:, number], every_B)
-        for number, name in enumerate(answers.experts):
-            self._add(f"share/{name}", answers.shares_BE[:, number], answers.present_BE[:, number])
-        present_BM = F.pad(answers.present_BE, (0, 1), value=True)
-        for task, answers_BMC in answers.members.items():
-            self._add(f"{self._prefixes[task]}disagreement", answers.disagreement[task], every_B)
-            if task not in targets:
-                continue
-            target_BM = targets[task].unsqueeze(1)
-            target_BM = target_BM.expand(-1, answers_BMC.shape[1], *target_BM.shape[2:])
-            right_BM = heads[task].opinions().right(answers_BMC, target_BM)
-            for number, name in enumerate((*answers.experts, FUSION)):
-                self._add(f"{self._prefixes[task]}alone/{name}", right_BM[:, number], present_BM[:, number])
-
-    def measure_choice(self, choice: Choice) -> None:
-        """Take into account which experts B rows were given, and what share of the cost of all that is."""
-        for name, chosen_B, available_B in zip(
-            choice.costs, choice.chosen_BE.unbind(1), choice.available_BE.unbind(1), strict=True
-        ):
-            self._add(f"chosen/{name}", chosen_B.float(), available_B)
-        cost_E = torch.tensor([*choice.costs.values()], dtype=torch.float64, device=choice.chosen_BE.device)
-        self._sums["cost"] = self._sums.get("cost", 0.0) + (choice.chosen_BE * cost_E).sum()
-        self._counts["cost"] = self._counts.get("cost", 0) + (choice.available_BE * cost_E).sum()
-
-    def _add(self, name: str, values_B: Tensor, of_B: Tensor) -> None:
+    def add(self, name: str, values_B: Tensor, of_B: Tensor) -> None:
+        """Take values into account, of those rows where a bool vector is true."""
         self._sums[name] = self._sums.get(name, 0.0) + values_B.detach().double().masked_fill(~of_B, 0).sum()
         self._counts[name] = self._counts.get(name, 0) + of_B.sum()
 
@@ -73,3 +35,44 @@ class MixtureFigures:
         found = {name: float(total / self._counts[name]) for name, total in self._sums.items() if self._counts[name]}
         self._sums, self._counts = {}, {}
         return found
+
+
+class MixtureFigures(RowMeans):
+    """What is measured of a mixture."""
+
+    def measure(
+        self, answers: Answers, heads: Mapping[str, Head], targets: Mapping[str, Tensor], prefixes: Mapping[str, str]
+    ) -> None:
+        """Take B rows into account.
+
+        Args:
+            answers: Of the mixture.
+            heads: By task.
+            targets: Of the tasks that have any.
+            prefixes: By task, of its figures' names.
+        """
+        every_B = answers.weights_BM[:, 0] >= 0
+        for number, name in enumerate((*answers.experts, FUSION)):
+            self.add(f"weight/{name}", answers.weights_BM[:, number], every_B)
+        for number, name in enumerate(answers.experts):
+            self.add(f"share/{name}", answers.shares_BE[:, number], answers.present_BE[:, number])
+        present_BM = F.pad(answers.present_BE, (0, 1), value=True)
+        for task, answers_BMC in answers.members.items():
+            self.add(f"{prefixes[task]}disagreement", answers.disagreement[task], every_B)
+            if task not in targets:
+                continue
+            target_BM = targets[task].unsqueeze(1)
+            target_BM = target_BM.expand(-1, answers_BMC.shape[1], *target_BM.shape[2:])
+            right_BM = heads[task].opinions().right(answers_BMC, target_BM)
+            for number, name in enumerate((*answers.experts, FUSION)):
+                self.add(f"{prefixes[task]}alone/{name}", right_BM[:, number], present_BM[:, number])
+
+    def measure_choice(self, choice: Choice) -> None:
+        """Take into account which experts B rows were given, and what share of the cost of all that is."""
+        for name, chosen_B, available_B in zip(
+            choice.costs, choice.chosen_BE.unbind(1), choice.available_BE.unbind(1), strict=True
+        ):
+            self.add(f"chosen/{name}", chosen_B.float(), available_B)
+        cost_E = torch.tensor([*choice.costs.values()], dtype=torch.float64, device=choice.chosen_BE.device)
+        self._sums["cost"] = self._sums.get("cost", 0.0) + (choice.chosen_BE * cost_E).sum()
+        self._counts["cost"] = self._counts.get("cost", 0) + (choice.available_BE * cost_E).sum()

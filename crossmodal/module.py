@@ -10,12 +10,12 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 from pytorch_lightning import LightningModule
 from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
-from torchmetrics import MetricCollection
 
-from crossmodal.alignment import Alignment, Alignments
-from crossmodal.building import build_model
+from crossmodal.alignment import Alignment
+from crossmodal.balance.base import Balance
+from crossmodal.building import build_alignments, build_balancing, build_model
 from crossmodal.checkpoints import (
     leave_frozen_out,
     put_frozen_back,
@@ -25,18 +25,18 @@ from crossmodal.checkpoints import (
 )
 from crossmodal.encoding import Encoded, store_tokens
 from crossmodal.feature_store import FeatureStore
+from crossmodal.figures import Figures
 from crossmodal.fusion import Fusion
 from crossmodal.heads import Head
 from crossmodal.joining import Joined, begin_joined
 from crossmodal.meta_learner import MetaLearner
-from crossmodal.mixture_figures import MixtureFigures
-from crossmodal.objectives import TaskObjective, refuse_infinite
-from crossmodal.optimization import parameter_groups, scheduled, with_scaled_rates
+from crossmodal.objectives import TaskObjective, refuse_infinite, refuse_untargeted
+from crossmodal.optimization import accumulates, parameter_groups, scheduled, with_scaled_rates
 from crossmodal.precision import refuse_to_cast, refuse_to_clip
 from crossmodal.preparation import (
     SPLITS_OF_STAGE,
     check_heads,
-    check_settings,
+    check_numbers,
     check_targets,
     dropout_rates,
     learn_priors,
@@ -65,6 +65,7 @@ class CrossModalModule(LightningModule):
         joined: Modalities that joined a trained model, in order; see `crossmodal extend`. Only the last is trained.
         meta_learner: Makes what weighs experts and their fusion, given the experts' names and the fusion's width.
         selector: Makes what chooses which experts a row is given, before they run; given as the meta-learner is.
+        balance: Makes what keeps modalities in balance, given their names; or a list of such.
         objective: Sums the losses.
         optimizer: Makes the optimizer, given groups of parameters.
         modality_dropout: Rate at which a training row is treated as if it lacked a modality, for all or for each; one
@@ -90,6 +91,7 @@ class CrossModalModule(LightningModule):
         joined: dict[str, Joined] | None = None,
         meta_learner: Callable[[list[str], int], MetaLearner] | None = None,
         selector: Callable[[list[str], int], Selector] | None = None,
+        balance: list[Callable[[list[str]], Balance]] | Callable[[list[str]], Balance] | None = None,
         objective: TaskObjective | None = None,
         optimizer: Callable[[Iterable[Any]], Optimizer] = AdamW,
         modality_dropout: float | dict[str, float] = 0.0,
@@ -105,7 +107,7 @@ class CrossModalModule(LightningModule):
         if (heads and fusion is None) or not (heads or alignments):
             raise ValueError("model: give a fusion and a head for each task, or alignments")
         check_heads(heads, outputs)
-        check_settings(warmup, encode_batch_size, encode_workers)
+        check_numbers(warmup=warmup, encode_batch_size=encode_batch_size, encode_workers=encode_workers)
         self.joined = joined or {}
         self.model = build_model(
             experts,
@@ -116,13 +118,11 @@ class CrossModalModule(LightningModule):
             meta_learner=meta_learner,
             selector=selector,
         )
-        newcomer = self.model.newcomer
-        widths = {modality: expert.width for modality, expert in experts.items()}
-        trained = [name for name, expert in experts.items() if not expert.frozen and newcomer in (None, name)]
-        aligned = [alignment(widths) for alignment in alignments or ()]
-        self.alignments = Alignments((x for x in aligned if newcomer in (None, x.source, x.target)), trained=trained)
+        self.balancing = build_balancing(self.model, outputs, heads, balance)
+        self.alignments = build_alignments(self.model, alignments or ())
         self.objective = objective or TaskObjective()
         self.outputs = outputs
+        self._figures = Figures(dict(self.heads))
         self.modality_dropout = dropout_rates(modality_dropout, experts)
         self.warmup = warmup
         self.feature_store = FeatureStore(Path(feature_store)) if feature_store else None
@@ -130,14 +130,6 @@ class CrossModalModule(LightningModule):
         self.encode_workers = encode_workers
         self.seconds_encoding = 0.0
         self._make_optimizer = optimizer
-        self._mixture_figures = MixtureFigures({task: self._prefix(task) for task in outputs})
-        self._metrics: dict[str, nn.ModuleDict] = {}
-        for stage in ("val", "test"):
-            metrics = nn.ModuleDict(
-                {task: head.metrics().clone(prefix=f"{stage}/{self._prefix(task)}") for task, head in self.heads}
-            )
-            self.add_module(f"{stage}_metrics", metrics)
-            self._metrics[stage] = metrics
 
     @property
     def experts(self) -> dict[str, Expert]:
@@ -148,10 +140,6 @@ class CrossModalModule(LightningModule):
     def heads(self) -> Iterable[tuple[str, Head]]:
         """Tasks and their heads."""
         return self.model.heads.items()  # type: ignore[return-value]
-
-    def _prefix(self, task: str) -> str:
-        # `test/accuracy` says enough where there is one task
-        return "" if len(self.outputs) == 1 else f"{task}/"
 
     def forward(self, batch: PairedBatch) -> dict[str, Tensor]:
         """Return each task's raw outputs, shape (B, outputs)."""
@@ -181,7 +169,7 @@ class CrossModalModule(LightningModule):
             train_by_rows_with(data, newcomer, trains=bool(self.trainer.max_epochs))
         if stage != "predict":  # what fit measures in the end would fail only then
             check_targets(data, self.heads, (*splits, "test") if stage == "fit" else splits)
-            weigh_classes(data, self.model.all_heads())
+            weigh_classes(data, [*self.model.all_heads(), *self.balancing.heads()])
         store_tokens(
             self.experts,
             data,
@@ -199,7 +187,7 @@ class CrossModalModule(LightningModule):
             if self.model.mixture is not None:
                 prepare_mixture(self.model.mixture, data, self.experts)
             if newcomer is None:
-                learn_priors(data, self.model.all_heads())
+                learn_priors(data, [*self.model.all_heads(), *self.balancing.heads()])
 
     def on_fit_start(self) -> None:
         """Let experts look at the training split, if no checkpoint has told them what it is like."""
@@ -217,20 +205,30 @@ class CrossModalModule(LightningModule):
         else:
             terms = learn(self.model.mixture, self.objective, tokens, batch, self.model.fuse, choice)
             terms |= self._further_terms(tokens, batch)
+        terms = self.balancing.learn(self.model, self.objective, tokens, batch, terms)
         if not terms:
             return None
         loss = torch.stack(list(terms.values())).sum()
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        is_logged = every > 0 and ((self.trainer.global_step + 1) % every == 0 or self.trainer.is_last_batch)
         # looking at every loss would make a GPU wait
-        if is_logged or loss.device.type == "cpu":
+        if self._is_logged or loss.device.type == "cpu":
             refuse_infinite(terms, self.trainer.global_step, batch.ids)
-        if is_logged:
+        if self._is_logged:
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
             if len(terms) > 1:
                 named = {f"train/loss/{name}": term.detach() for name, term in terms.items()}
                 self.log_dict(named, batch_size=len(batch))
         return loss
+
+    @property
+    def _is_logged(self) -> bool:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and ((self.trainer.global_step + 1) % every == 0 or self.trainer.is_last_batch)
+
+    def on_after_backward(self) -> None:
+        """Balance the modalities; how is logged by modality."""
+        figures = self.balancing.after_backward(self.trainer.current_epoch)
+        if figures and self._is_logged:
+            self.log_dict({f"train/balance/{name}": figure for name, figure in figures.items()})
 
     def validation_step(self, batch: PairedBatch, batch_idx: int) -> None:
         """Collect the validation metrics."""
@@ -255,10 +253,7 @@ class CrossModalModule(LightningModule):
     ) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = self.objective(self.model.heads, predictions, batch.targets)
         terms |= self._further_terms(tokens, batch)
-        if not terms and predictions:
-            raise ValueError(
-                f"rows {', '.join(list(batch.ids)[:3])} have no targets for any of {', '.join(predictions)}"
-            )
+        refuse_untargeted(terms, predictions, batch.ids)
         return terms
 
     def _evaluate(self, batch: PairedBatch, stage: str) -> None:
@@ -269,19 +264,10 @@ class CrossModalModule(LightningModule):
         if not (terms := self._terms(tokens, predictions, batch)):
             return
         self.log(f"{stage}/loss", torch.stack(list(terms.values())).sum(), batch_size=len(batch), sync_dist=True)
-        for task, outputs_BC in predictions.items():
-            if task not in batch.targets:
-                continue
-            metrics = self._metrics[stage][task]
-            assert isinstance(metrics, MetricCollection)
-            head: Head = self.model.heads[task]  # type: ignore[assignment]
-            metrics.update(head.activate(outputs_BC), batch.targets[task])
+        for metrics in self._figures.measure(stage, predictions, batch, answers, choice):
             self.log_dict(metrics, batch_size=len(batch), prog_bar=stage == "val")
         self.alignments.measure(tokens, batch)
-        if answers is not None:
-            self._mixture_figures.measure(answers, dict(self.heads), batch.targets)
-        if choice is not None:
-            self._mixture_figures.measure_choice(choice)
+        self.balancing.measure(self.model, tokens, batch, self._figures.prefixes)
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured over the epoch."""
@@ -292,14 +278,19 @@ class CrossModalModule(LightningModule):
         self._log_figures("test")
 
     def _log_figures(self, stage: str) -> None:
-        figures: dict[str, Any] = {**self.alignments.figures(), **self._mixture_figures.figures()}
+        measured = (self.alignments, self.balancing, self._figures)
+        figures: dict[str, Any] = {name: value for one in measured for name, value in one.figures().items()}
         self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
 
     def configure_optimizers(self) -> Any:
         """AdamW, or what the configuration says, with warm-up and a cosine, per step."""
+        precision = str(self.trainer.precision)
+        self.balancing.refuse(
+            accumulates=accumulates(self.trainer), precision=precision, devices=self.trainer.world_size
+        )
         optimizer = with_scaled_rates(self._make_optimizer(parameter_groups(self)))
         if self.trainer.gradient_clip_val:
-            refuse_to_clip(optimizer, str(self.trainer.precision))
+            refuse_to_clip(optimizer, precision)
         return scheduled(optimizer, self.trainer.estimated_stepping_batches, warmup=self.warmup)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

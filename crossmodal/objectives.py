@@ -5,7 +5,7 @@ Legend: B rows, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,3 +52,18 @@ def refuse_infinite(terms: Mapping[str, Tensor], step: int, ids: Sequence[str]) 
             f"the loss is no longer finite at step {step} ({values}): lower the learning rate "
             "(model.optimizer.init_args.lr), or look at the inputs of the rows " + ", ".join(list(ids)[:3])
         )
+
+
+def refuse_untargeted(terms: Mapping[str, Tensor], tasks: Iterable[str], ids: Sequence[str]) -> None:
+    """Refuse predictions without any loss.
+
+    Args:
+        terms: By name.
+        tasks: That were predicted.
+        ids: Of the batch's rows.
+
+    Raises:
+        ValueError: There are tasks, and no terms.
+    """
+    if not terms and (tasks := list(tasks)):
+        raise ValueError(f"rows {', '.join(list(ids)[:3])} have no targets for any of {', '.join(tasks)}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -54,6 +56,12 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
         for (decays, scale), parameters in groups.items()
         if parameters
     ]
+
+
+def accumulates(trainer: Trainer) -> bool:
+    """Return whether several batches make one step, now or in a later epoch."""
+    schedules = [one for one in trainer.callbacks if isinstance(one, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
+    return trainer.accumulate_grad_batches > 1 or any(one.going_to_accumulate_grad_batches() for one in schedules)
 
 
 def with_scaled_rates(optimizer: Optimizer) -> Optimizer:

@@ -11,9 +11,35 @@ from torch.distributed import get_world_size, is_initialized
 from torch.nn import functional as F
 
 
+def num_devices() -> int:
+    """Return how many devices train."""
+    return get_world_size() if is_initialized() else 1
+
+
 def has_peers() -> bool:
     """Return whether other devices train, too."""
-    return is_initialized() and get_world_size() > 1
+    return num_devices() > 1
+
+
+def most_of_all(vectors: Tensor) -> int:
+    """Return how many vectors the device has that has most. Every device has to call it."""
+    from torch.distributed import ReduceOp, all_reduce
+
+    count = torch.tensor(len(vectors), device=vectors.device)
+    all_reduce(count, ReduceOp.MAX)
+    return int(count)
+
+
+def passed_on(tensor: Tensor) -> Tensor:
+    """Pass a tensor on to the next device of a ring; return what the one before has passed on, of the same shape."""
+    from torch.distributed import P2POp, batch_isend_irecv, get_rank, irecv, isend
+
+    rank, count = get_rank(), get_world_size()
+    tensor, received = tensor.contiguous(), torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    sending = P2POp(isend, tensor, (rank + 1) % count), P2POp(irecv, received, (rank - 1) % count)
+    for work in batch_isend_irecv([*sending]):
+        work.wait()
+    return received
 
 
 def gathered(vectors: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

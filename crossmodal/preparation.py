@@ -54,17 +54,18 @@ def check_heads(heads: Iterable[str], outputs: Iterable[str]) -> None:
         )
 
 
-def check_settings(warmup: float, batch_size: int, workers: int | None) -> None:
-    """Refuse shares and sizes of the model that nothing can be trained or encoded with.
+def check_numbers(*, warmup: float, encode_batch_size: int, encode_workers: int | None) -> None:
+    """Refuse numbers of `CrossModalModule` that mean nothing.
 
     Raises:
-        ValueError: One is outside its range.
+        ValueError: One is out of range.
     """
     if not 0 <= warmup <= 1:
         raise ValueError(f"model.warmup is a share of the steps, 0 to 1, not {warmup}")
-    if batch_size < 1 or (workers or 0) < 0:
+    if encode_batch_size < 1 or (encode_workers or 0) < 0:
         raise ValueError(
-            f"model.encode_batch_size ({batch_size}) must be at least 1, model.encode_workers ({workers}) at least 0"
+            f"model.encode_batch_size ({encode_batch_size}) must be at least 1, model.encode_workers "
+            f"({encode_workers}) at least 0"
         )
 
 

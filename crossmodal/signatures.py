@@ -18,6 +18,7 @@ SHORT_NAMES = (
     "pytorch_lightning.strategies",
     "pytorch_lightning.profilers",
     "torch.optim",
+    "crossmodal.balance",
     "crossmodal.fusion",
     "crossmodal.heads",
     "crossmodal.meta_learner",

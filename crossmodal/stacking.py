@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossmodal.corruption import corrupt
@@ -51,7 +51,9 @@ def learn(
     """
     for name, own in tokens.items():
         if name in mixture.networks:
-            mixture.network(name).familiarity.learn(own.mean()[own.mask_BN.any(1)].detach())
+            usual = mixture.network(name).familiarity
+            assert usual is not None
+            usual.learn(own.mean()[own.mask_BN.any(1)].detach())
     worse = {name: corrupt(own, mixture.meta_learner.corruption) for name, own in tokens.items()}
     held_B = held_out(batch, mixture.meta_learner.held_out, mixture.held_out_by)
     terms: dict[str, Tensor] = {}
@@ -66,7 +68,7 @@ def learn(
         said = mixture.say(tokens, rows)
         terms |= objective(mixture.heads, fuse(tokens, rows, _shares(mixture, said)), rows.targets)
         for heard in (said, mixture.say(worse, rows)):
-            for name, loss in _own_losses(mixture, objective, heard, rows).items():
+            for name, loss in own_losses(mixture.networks, objective, heard, rows).items():
                 terms[name] = terms.get(name, 0) + mixture.meta_learner.own * loss
     return terms
 
@@ -104,13 +106,21 @@ def _shares(mixture: Mixture, said: Said) -> Tensor:
     return torch.where(torch.rand_like(shares_BE[:, :1]) < HEARD, 1.0, shares_BE) * kept_BE
 
 
-def _own_losses(mixture: Mixture, objective: TaskObjective, said: Said, batch: PairedBatch) -> dict[str, Tensor]:
+def own_losses(networks: nn.ModuleDict, objective: TaskObjective, said: Said, batch: PairedBatch) -> dict[str, Tensor]:
+    """Return `own/EXPERT`: the loss of its own heads, of those that a row with targets has.
+
+    Args:
+        networks: By expert.
+        objective: The loss of an answer.
+        said: By the networks.
+        batch: The rows that it was said of.
+    """
     losses = {}
-    for number, name in enumerate(mixture.networks):
+    for number, (name, network) in enumerate(networks.items()):
         has_B = said.present_BE[:, number]
         outputs = {task: outputs_BEC[has_B, number] for task, outputs_BEC in said.outputs.items()}
         targets = {task: target[has_B] for task, target in batch.targets.items()}
-        if has_B.any() and (terms := objective(mixture.network(name).heads, outputs, targets)):
+        if has_B.any() and (terms := objective(network.heads, outputs, targets)):
             losses[f"own/{name}"] = torch.stack(list(terms.values())).sum()
     return losses
 

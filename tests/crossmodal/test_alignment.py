@@ -159,12 +159,14 @@ def test_what_cannot_be_aligned(arguments: dict[str, Any], told: str) -> None:
         InfoNCE(WIDTHS, **{"source": "speech", "target": "text", **arguments})
 
 
-Told = tuple[float, list[list[float]]]  # a loss, and its gradient
+Told = tuple[float, list[list[list[float]]]]  # a loss, and its gradients: of sounds, of texts, of all that it learns
+DEVICES = 3
 # by device which of the four rows that have both it has, and whether the target trains, too
 SHARED: list[tuple[type[Contrastive], list[list[int]], bool]] = [
-    (SigLIP, [[0, 1], [2, 3]], False),
-    *((kind, [[0, 1, 2, 3], []], both) for kind in (SigLIP, InfoNCE) for both in (True, False)),
-    (InfoNCE, [[], []], True),
+    *((SigLIP, [[0, 1], [], [2, 3]], both) for both in (True, False)),
+    (SigLIP, [[0, 2], [1, 3], []], True),
+    *((kind, [[0, 1, 2, 3], [], []], both) for kind in (SigLIP, InfoNCE) for both in (True, False)),
+    *((kind, [[], [], []], True) for kind in (SigLIP, InfoNCE)),
 ]
 
 
@@ -181,45 +183,58 @@ def one_step(kind: type[Contrastive], rows: list[int], *, both_train: bool) -> T
         assert len(alignment(tokens, batch)) == bool(rows)  # a zero would only blur what is measured
     (loss,) = alignment(tokens, batch).values()
     loss.backward()
-    assert all(parameter.grad is not None for parameter in alignment.parameters())
-    return loss.item(), sounds.grad.tolist()  # type: ignore[union-attr]
+    return loss.item(), gradients(sounds, texts, alignment)
+
+
+def gradients(sounds: Tensor, texts: Tensor, alignment: Alignment) -> list[list[list[float]]]:
+    learned = torch.stack([one.grad for one in alignment.parameters() if one.grad is not None])
+    assert len(learned) == len([*alignment.parameters()])
+    return [
+        [[]] if sounds.grad is None else sounds.grad.tolist(),
+        [[]] if texts.grad is None else texts.grad.tolist(),
+        [learned.tolist()],
+    ]
 
 
 def one_rank(rank: int, port: int, results: Any) -> None:
     torch.distributed.init_process_group(
-        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=DEVICES, timeout=timedelta(seconds=60)
     )
     results.put((rank, [one_step(kind, rows[rank], both_train=both) for kind, rows, both in SHARED]))
 
 
 @pytest.fixture(scope="module")
-def told_two_devices(processes: ForkServerContext) -> list[tuple[Told, Told]]:
+def told_devices(processes: ForkServerContext) -> list[tuple[Told, ...]]:
     results = processes.Queue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = [processes.Process(target=one_rank, args=(rank, port, results)) for rank in range(2)]
+    started = [processes.Process(target=one_rank, args=(rank, port, results)) for rank in range(DEVICES)]
     for process in started:
         process.start()
-    (_, first), (_, second) = sorted(results.get(timeout=120) for _ in started)
+    told = [by_case for _, by_case in sorted(results.get(timeout=120) for _ in started)]
     for process in started:
         process.join()
-    return list(zip(first, second, strict=True))
+    return list(zip(*told, strict=True))
 
 
 @pytest.mark.parametrize("number", range(len(SHARED)))
-def test_other_devices_have_candidates_too(told_two_devices: list[tuple[Told, Told]], number: int) -> None:
-    """SigLIP sums over all targets: two devices' mean is what one device says of all rows; one may have no rows."""
-    kind, rows, _ = SHARED[number]
+def test_other_devices_have_candidates_too(told_devices: list[tuple[Told, ...]], number: int) -> None:
+    """SigLIP sums over all targets: devices' mean is what one device says of all rows; some may have no rows."""
+    kind, rows, both_train = SHARED[number]
     whole = kind(WIDTHS, source="speech", target="text")
-    sounds = SOUNDS.clone().requires_grad_()
+    sounds, texts = SOUNDS.clone().requires_grad_(), TEXTS.clone().requires_grad_(both_train)
     batch = batch_of([0, 1, 2, 3], OWN.tolist(), [0, 1, 2])
-    (expected,) = whole({"speech": tokens_of(sounds), "text": tokens_of(TEXTS)}, batch).values()
+    (expected,) = whole({"speech": tokens_of(sounds), "text": tokens_of(texts)}, batch).values()
     expected.backward()
-    assert sounds.grad is not None
-    losses, gradients = zip(*told_two_devices[number], strict=True)
+    losses, found = zip(*told_devices[number], strict=True)
     num_with_rows = len(list(filter(None, rows)))
-    assert math.fsum(losses) == pytest.approx(num_with_rows * float(expected), rel=1e-4)
+    assert math.fsum(losses) == pytest.approx(num_with_rows * expected.item(), rel=1e-4)
     assert all(loss == 0 for loss, own in zip(losses, rows, strict=True) if not own)
-    summed = torch.tensor(gradients).sum(0)
-    torch.testing.assert_close(summed, num_with_rows * sounds.grad, rtol=1e-4, atol=1e-6)
+    for part, wanted in enumerate(gradients(sounds, texts, whole)):
+        of_devices = [torch.tensor(one[part]) for one in found if one[part] != [[]]]
+        if wanted != [[]] and num_with_rows:
+            summed = torch.stack(of_devices).sum(0)
+            torch.testing.assert_close(summed, num_with_rows * torch.tensor(wanted), rtol=1e-4, atol=1e-5)
+        else:
+            assert not any(one.any() for one in of_devices)

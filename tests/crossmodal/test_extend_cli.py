@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from crossmodal.extend_cli import read_options
 from experts.saved import save_expert
 from experts.text import TextExpert
 from tests.conftest import ROOT, Zygote
@@ -342,3 +343,17 @@ def test_help_of_all_keys_needs_no_model(crossmodal: Zygote, tmp_path: Path) -> 
     status, output = crossmodal.run("extend", "--help.all", cwd=tmp_path)
     assert status == 0
     assert "--model.joined" in output
+
+
+@pytest.mark.parametrize("balance", [None, {"class_path": "crossmodal.balance.UnimodalLosses"}])
+def test_what_is_extended_is_not_balanced(tmp_path: Path, balance: dict[str, str] | None) -> None:
+    run = tmp_path / "runs" / "even" / "0"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "best.ckpt").touch()
+    config = {"name": "even", "runs": "runs", "experts": {"image": {}}, "model": {"balance": balance}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "expert.yaml").touch()
+    _, arguments = read_options(["--model", str(run), "--expert", f"speech={tmp_path}"])
+    assert ("--model.balance" in arguments) == (balance is not None)
+    if balance is not None:
+        assert arguments[arguments.index("--model.balance") + 1] == "null"

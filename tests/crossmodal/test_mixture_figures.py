@@ -11,13 +11,13 @@ from tests.crossmodal.mixtures import a_batch, a_model
 
 def test_means_over_the_rows_that_have_the_expert() -> None:
     model, batch = a_model().eval(), a_batch(lacking=True)
-    figures = MixtureFigures({"answer": ""})
+    figures = MixtureFigures()
     halves = [torch.arange(64) < 20, torch.arange(64) >= 20]
     with torch.no_grad():
         for rows in (batch.select(half) for half in halves):
             answers = model.answer(model.encode(rows), rows)[1]
             assert answers is not None
-            figures.measure(answers, dict(model.heads.items()), rows.targets)  # type: ignore[arg-type]
+            figures.measure(answers, dict(model.heads.items()), rows.targets, {"answer": ""})  # type: ignore[arg-type]
         whole = model.answer(model.encode(batch), batch)[1]
     assert whole is not None
     found = figures.figures()
@@ -36,8 +36,8 @@ def test_without_targets_nobody_is_right() -> None:
     model, batch = a_model().eval(), a_batch()
     answers = model.answer(model.encode(batch), batch)[1]
     assert answers is not None
-    figures = MixtureFigures({"answer": "answer/"})
-    figures.measure(answers, dict(model.heads.items()), {})  # type: ignore[arg-type]
+    figures = MixtureFigures()
+    figures.measure(answers, dict(model.heads.items()), {}, {"answer": "answer/"})  # type: ignore[arg-type]
     assert set(figures.figures()) == {
         *(f"weight/{name}" for name in ("sees", "guesses", "fusion")),
         *(f"share/{name}" for name in ("sees", "guesses")),

@@ -3,9 +3,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch import nn
 
-from crossmodal.optimization import WarmupCosine, parameter_groups
+from crossmodal.optimization import WarmupCosine, accumulates, parameter_groups
 from tests.crossmodal.test_module import build
 
 
@@ -44,3 +46,11 @@ def test_parameter_groups_hold_what_trains_once(freeze: bool) -> None:
 def test_an_empty_group_is_left_out() -> None:
     assert [len(group["params"]) for group in parameter_groups(nn.Linear(2, 2, bias=False))] == [1]
     assert parameter_groups(nn.Linear(2, 2).requires_grad_(False)) == []
+
+
+def test_whether_several_batches_make_a_step() -> None:
+    quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    later = GradientAccumulationScheduler({1: 2})
+    assert not accumulates(Trainer(**quiet))  # type: ignore[arg-type]
+    assert accumulates(Trainer(accumulate_grad_batches=2, **quiet))  # type: ignore[arg-type]
+    assert accumulates(Trainer(callbacks=[later], **quiet))  # type: ignore[arg-type]

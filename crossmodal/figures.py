@@ -1,0 +1,71 @@
+"""What is measured on a validation or a test split, but for what alignments and balancing measure themselves.
+
+Legend: B rows, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from crossmodal.heads import Head
+from crossmodal.mixture import Answers
+from crossmodal.mixture_figures import MixtureFigures
+from crossmodal.selector import Choice
+from datamodules.batch import PairedBatch
+
+STAGES = ("val", "test")
+
+
+class Figures(nn.Module):
+    """The metrics of each task, and what a mixture tells.
+
+    Args:
+        heads: By task.
+    """
+
+    def __init__(self, heads: Mapping[str, Head]) -> None:
+        super().__init__()
+        # `test/accuracy` says enough where there is one task
+        self.prefixes = {task: "" if len(heads) == 1 else f"{task}/" for task in heads}
+        self._heads = dict(heads)  # the model's
+        self._mixture = MixtureFigures()
+        self.metrics = nn.ModuleDict()
+        for stage in STAGES:
+            of_stage = {name: head.metrics().clone(f"{stage}/{self.prefixes[name]}") for name, head in heads.items()}
+            self.metrics[stage] = nn.ModuleDict(of_stage)
+
+    def measure(
+        self,
+        stage: str,
+        outputs: Mapping[str, Tensor],
+        batch: PairedBatch,
+        answers: Answers | None,
+        choice: Choice | None,
+    ) -> Iterator[MetricCollection]:
+        """Take B rows into account; yield the metrics of each task that has targets.
+
+        Args:
+            stage: `val` or `test`.
+            outputs: By task, raw, (B, C).
+            batch: B rows.
+            answers: Of a mixture.
+            choice: Of a selector.
+        """
+        if answers is not None:
+            self._mixture.measure(answers, self._heads, batch.targets, self.prefixes)
+        if choice is not None:
+            self._mixture.measure_choice(choice)
+        for task, outputs_BC in outputs.items():
+            if task not in batch.targets:
+                continue
+            metrics = self.metrics.get_submodule(f"{stage}.{task}")
+            assert isinstance(metrics, MetricCollection)
+            metrics.update(self._heads[task].activate(outputs_BC), batch.targets[task])
+            yield metrics
+
+    def figures(self) -> dict[str, float]:
+        """Return what else was measured, by name, and begin anew."""
+        return self._mixture.figures()
