@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from crossmodal.balance import GradientModulation, MMPareto, UnimodalLosses
 from crossmodal.balance.balancing import likelihoods, own_parameters
@@ -16,7 +17,9 @@ from crossmodal.fusion import ConcatFusion
 from crossmodal.heads import ClassificationHead, MultiLabelHead, RegressionHead
 from crossmodal.joining import Joined
 from crossmodal.meta_learner import MetaLearner
+from experts.base import Expert, ExpertTokens
 from tests.crossmodal.balance.uneven import (
+    DIRECTIONS,
     NAMES,
     Method,
     a_batch,
@@ -27,7 +30,7 @@ from tests.crossmodal.balance.uneven import (
     trained,
     unbalanced,
 )
-from tests.crossmodal.mixtures import GivenTokens
+from tests.crossmodal.mixtures import AsItIs, GivenTokens, of_one
 
 OUTPUTS_BEC = torch.tensor([[[2.0, -1.0], [0.0, 0.5]], [[-3.0, 1.0], [1.0, 1.0]]])  # two rows, modalities, outputs
 
@@ -71,6 +74,38 @@ def test_a_loss_of_its_own_reaches_only_the_modality() -> None:
     reached = [one for one in model.parameters() if one.grad is not None and one.grad.any()]
     owned = own_parameters(model)["loud"]
     assert {id(one) for one in reached} == {id(one) for one in owned}
+
+
+class Trained(Expert):
+    """Its inputs are vectors, of which it makes others."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(DIRECTIONS, 5), width=5, transform=AsItIs(), freeze=False)
+
+    def encode(self, inputs: torch.Tensor) -> ExpertTokens:
+        return of_one(self.network(inputs))
+
+
+@pytest.mark.parametrize("method", [UnimodalLosses, MMPareto])
+def test_a_loss_of_its_own_reaches_an_expert_that_trains(method: Method) -> None:
+    torch.manual_seed(0)
+    heads, outputs = {"answer": ClassificationHead}, {"answer": ["a", "b", "c", "d"]}
+    experts = {name: Trained() for name in NAMES}
+    model = build_model(experts, outputs, fusion=partial(ConcatFusion, width=8, dropout=0.0), heads=heads)
+    balancing = build_balancing(model, outputs, heads, method)
+    batch = a_batch(lacking=True)
+    batch.inputs = {name: tokens.tokens_BND[:, 0] for name, tokens in batch.inputs.items()}
+    whole = terms_of(model, balancing, batch)
+    torch.stack(list(whole.values())).sum().backward()
+    plain = experts["quiet"].network.weight.grad
+    model.zero_grad()
+    terms_of(model, balancing, batch)["own/quiet"].backward()
+    own = experts["quiet"].network.weight.grad
+    assert own.any()
+    assert not experts["loud"].network.weight.grad.any()
+    one_step(model, balancing, batch)
+    balanced = experts["quiet"].network.weight.grad
+    assert torch.equal(balanced, plain) == (method is UnimodalLosses)
 
 
 def test_how_often_each_is_right_alone() -> None:
