@@ -184,7 +184,7 @@ def count_operations(data: PairedDataModule, experts: Mapping[str, Expert]) -> d
             )
         for inputs in _batches(data, name, [positions[:1]], 0):
             device = next(chain(expert.parameters(), expert.buffers()), torch.zeros(())).device
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # which fails without
                 expert.encode(move_data_to_device(inputs, device))
             parameters = sum(parameter.numel() for parameter in expert.parameters())
             counted[name] = max(counter.get_total_flops(), 2 * parameters, 1) * len(positions) / num_rows

@@ -203,7 +203,7 @@ def answer(module: CrossModalModule, experts: dict[str, Expert]) -> dict[str, fl
     model = module.model.eval()
     right, looks, seconds = [], [], []
     batches = list(_batches(data))
-    with FlopCounterMode(display=False) as counter:
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # which fails without
         for batch in batches:
             tokens, given, _ = model.observe(batch)
             right.append(model.predict(tokens, given)["answer"].argmax(1) == batch.targets["answer"])
@@ -214,7 +214,7 @@ def answer(module: CrossModalModule, experts: dict[str, Expert]) -> dict[str, fl
             tokens, given, _ = model.observe(batch)
             model.predict(tokens, given)
         seconds.append(time.perf_counter() - began)
-    right_R, shape_R = torch.cat(right).float(), torch.from_numpy(Asked.about_shape(rows))
+    right_R, shape_R = torch.cat(right).detach().float(), torch.from_numpy(Asked.about_shape(rows))
     return {
         "accuracy": float(right_R.mean()),
         "easy": float(right_R[~shape_R].mean()),
