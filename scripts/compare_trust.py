@@ -268,7 +268,7 @@ def main() -> None:
     questions = easy_vqa_task(share=share)
     cases, broken_digits, broken_questions = [], [], []
     for seed in range(1 if options.quick else options.seeds):
-        bench = Bench(digits, epochs=20, batch_size=256 // share, seed=seed)
+        bench = Bench(digits, epochs=12, batch_size=256 // share, seed=seed)
         cases += [never_worse(bench, case) for case in CASES]
         experts = ("image", "text", "speech")
         broken_digits += [broken(bench, experts, name, kind) for name in experts for kind in CORRUPTIONS]

@@ -286,7 +286,7 @@ def easy_vqa_task(*, share: int) -> Task:
     """Encode easy-VQA: an image and a question.
 
     Args:
-        share: One of so many rows is used.
+        share: The rows of one of so many images are used.
     """
     data = EasyVQA(val_fraction=0.1)
     experts = {"image": image_expert(128), "question": text_expert()}
@@ -294,7 +294,7 @@ def easy_vqa_task(*, share: int) -> Task:
     for split in SPLITS:
         rows = data.load(split)
         assert rows is not None
-        rows = rows.select(np.arange(0, len(rows), share))
+        rows = rows.select(np.flatnonzero(rows.index["image"] % share == 0))
         for name, expert in experts.items():
             used, place_R = np.unique(rows.index[name], return_inverse=True)
             raw[name] = InMemory([rows.sources[name].load(position) for position in used])
