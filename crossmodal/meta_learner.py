@@ -23,17 +23,16 @@ FACTS = {
     "confidence": 1.0,
     "entropy": -1.0,
     "agreement": 0.0,
-    "novelty": -2.0,
-    "staleness": -2.0,
+    "novelty": -4.0,
+    "staleness": -6.0,
     "likelihood": 2.0,  # the exponential of the running loss, negative
     "accuracy": 2.0,
     "gain": 3.0,  # how much greater the loss of the fusion is without it
 }
 MARGIN = 2.0  # so far behind the best of a row an expert is heard as half of one
 FULL = 1 / (1 + math.exp(-MARGIN))
-# of a unit of the last layers, so that few steps tell much; what is learned of tokens goes by fewer rows, so slower
-FACT_SCALE, SCALE = 10.0, 2.0
-FUSION_FIRST = 2.0  # the score with which the fusion begins, where that of experts is 0
+SCALE = 2.0  # of a unit of the last layers; more, and a score falls so low in a few steps that it is not heard of again
+FUSION_FIRST = 2.0  # by how much the score with which the fusion begins is above that of an expert of the same facts
 
 
 @dataclass
@@ -112,11 +111,13 @@ class MetaLearner(nn.Module):
         self.fusion_facts = nn.Linear(len(FACTS), hidden)
         self.fusion_context = nn.Linear(hidden, hidden, bias=False)
         self.fusion_score = nn.Linear(hidden, 1)
-        for layer in (self.score, self.fact_score, self.fusion_score):
-            for parameter in layer.parameters():
-                nn.init.zeros_(parameter)
+        self.fusion_fact_score = nn.Linear(len(FACTS), 1, bias=False)
         with torch.no_grad():
-            self.fact_score.weight.copy_(torch.tensor([*FACTS.values()]) / FACT_SCALE)
+            for layer in (self.score, self.fusion_score):
+                layer.weight.zero_()
+                layer.bias.zero_()
+            for layer in (self.fact_score, self.fusion_fact_score):
+                layer.weight.copy_(torch.tensor([*FACTS.values()]))
 
     def forward(self, readings_BED: Tensor, facts_BEF: Tensor, present_BE: Tensor) -> Scores:
         """Score the experts of each row.
@@ -132,13 +133,14 @@ class MetaLearner(nn.Module):
         context_BH = (hidden_BEH * present_BE1).sum(1) / present_BE1.sum(1).clamp_min(1)
         joint_BEH = F.gelu(self.alone(hidden_BEH) + self.others(context_BH).unsqueeze(1))
         learned_BE1 = SCALE * self.score(self.dropout(joint_BEH))
-        scores_BE = (learned_BE1 + FACT_SCALE * self.fact_score(facts_BEF)).squeeze(-1)
+        scores_BE = (learned_BE1 + self.fact_score(facts_BEF)).squeeze(-1)
         return Scores(scores_BE.masked_fill(~present_BE, -torch.inf), context_BH)
 
     def score_fusion(self, facts_BF: Tensor, context_BH: Tensor) -> Tensor:
         """Score the fusion of each row, shape (B,)."""
         hidden_BH = F.gelu(self.fusion_facts(facts_BF) + self.fusion_context(context_BH))
-        scores_B: Tensor = FUSION_FIRST + FACT_SCALE * self.fusion_score(hidden_BH).squeeze(-1)
+        learned_B1 = SCALE * self.fusion_score(hidden_BH)
+        scores_B: Tensor = FUSION_FIRST + (learned_B1 + self.fusion_fact_score(facts_BF)).squeeze(-1)
         return scores_B
 
     def heard(self, tokens: Mapping[str, ExpertTokens], shares_BE: Tensor) -> dict[str, ExpertTokens]:

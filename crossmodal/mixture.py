@@ -207,7 +207,8 @@ class Mixture(nn.Module):
         experts = {
             task: (weights_BE1 * self.heads[task].activate(said.outputs[task].detach())).sum(1) for task in fused
         }
-        strangeness_B2 = (weights_BE1 * said.strangeness_BE2).sum(1)
+        # one strange input is enough to mislead it, and is less so the less it is heard
+        strangeness_B2 = (shares_BE1 * said.strangeness_BE2).amax(1)
         facts_BF = self._facts(answers, experts, strangeness_B2, -1)
         return self.meta_learner.score_fusion(facts_BF, scores.context_BH)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossmodal.corruption import corrupt
+from crossmodal.corruption import corrupt, examine
 from crossmodal.meta_learner import Scores
 from crossmodal.mixture import Answers, Fuse, Mixture, Said
 from crossmodal.objectives import TaskObjective
@@ -54,22 +54,20 @@ def learn(
             usual = mixture.network(name).familiarity
             assert usual is not None
             usual.learn(own.mean()[own.mask_BN.any(1)].detach())
-    worse = {name: corrupt(own, mixture.meta_learner.corruption) for name, own in tokens.items()}
+    rate = mixture.meta_learner.corruption
     held_B = held_out(batch, mixture.meta_learner.held_out, mixture.held_out_by)
     terms: dict[str, Tensor] = {}
     if held_B.any():
         rows = batch.select(held_B)
         _note_gain(mixture, objective, tokens, rows, fuse)
+        worse = {name: examine(own, rate) for name, own in tokens.items()}
         terms |= _learn_to_weigh(mixture, objective, worse, rows, fuse)
         if choice is not None:
             terms |= _learn_to_choose(mixture, tokens, rows, fuse, choice, held_B)
     if not held_B.all():  # last: the fusion's own terms are of these rows
         rows = batch.select(~held_B)
-        said = mixture.say(tokens, rows)
-        terms |= objective(mixture.heads, fuse(tokens, rows, _shares(mixture, said)), rows.targets)
-        for heard in (said, mixture.say(worse, rows)):
-            for name, loss in own_losses(mixture.networks, objective, heard, rows).items():
-                terms[name] = terms.get(name, 0) + mixture.meta_learner.own * loss
+        worse = {name: corrupt(own, rate) for name, own in tokens.items()}
+        terms |= _learn_to_answer(mixture, objective, tokens, worse, rows, fuse)
     return terms
 
 
@@ -96,14 +94,51 @@ def most_varied(rows: PairedRows) -> str:
     return max(rows.index, key=lambda modality: len(rows.used(modality)))
 
 
-def _shares(mixture: Mixture, said: Said) -> Tensor:
-    """Return how much of each expert the fusion is to hear while it learns, (B, E)."""
+def _learn_to_answer(
+    mixture: Mixture,
+    objective: TaskObjective,
+    tokens: Mapping[str, ExpertTokens],
+    worse: Mapping[str, ExpertTokens],
+    batch: PairedBatch,
+    fuse: Fuse,
+) -> dict[str, Tensor]:
+    """Return the losses of the fusion and of the experts' own networks.
+
+    They learn of tokens as they are, and corrupted, but not of all that the meta-learner is examined with: it is to
+    know how they do with what they never saw.
+    """
+    said, said_worse = mixture.say(tokens, batch), mixture.say(worse, batch)
+    # of some rows the fusion hears all, as it is; of the others what it will hear of experts, some of which are broken
+    is_clean_B = torch.rand(len(batch), device=said.present_BE.device) < HEARD
     with torch.no_grad():
-        shares_BE = mixture.score(said).shares()
-    draw_BE = torch.rand_like(shares_BE)
-    last_BE = draw_BE == (draw_BE * said.present_BE).amax(1, keepdim=True)
-    kept_BE = (draw_BE >= SILENCE) | last_BE
-    return torch.where(torch.rand_like(shares_BE[:, :1]) < HEARD, 1.0, shares_BE) * kept_BE
+        shares_BE = torch.where(is_clean_B.unsqueeze(1), 1.0, mixture.score(said_worse).shares())
+    fused = fuse(*_either(tokens, worse, batch, is_clean_B), shares_BE * _kept(said.present_BE))
+    terms: dict[str, Tensor] = objective(mixture.heads, fused, batch.targets)
+    for heard in (said, said_worse):
+        for name, loss in own_losses(mixture.networks, objective, heard, batch).items():
+            terms[name] = terms.get(name, 0) + mixture.meta_learner.own * loss
+    return terms
+
+
+def _either(
+    first: Mapping[str, ExpertTokens], second: Mapping[str, ExpertTokens], batch: PairedBatch, is_first_B: Tensor
+) -> tuple[dict[str, ExpertTokens], PairedBatch]:
+    """Return tokens, and the batch such that some of its rows have the first ones, the others the second."""
+    index, tokens = dict(batch.index), {}
+    for name, one in first.items():
+        other = second[name]
+        tokens[name] = ExpertTokens(
+            torch.cat([one.tokens_BND, other.tokens_BND]), torch.cat([one.mask_BN, other.mask_BN])
+        )
+        is_first_or_absent_B = is_first_B | (index[name] == ABSENT)
+        index[name] = torch.where(is_first_or_absent_B, index[name], index[name] + len(one))
+    return tokens, replace(batch, index=index)
+
+
+def _kept(present_BE: Tensor) -> Tensor:
+    """Draw which experts a row is to be learned with, (B, E)."""
+    draw_BE = torch.rand(present_BE.shape, device=present_BE.device)
+    return (draw_BE >= SILENCE) | (draw_BE == (draw_BE * present_BE).amax(1, keepdim=True))
 
 
 def own_losses(networks: nn.ModuleDict, objective: TaskObjective, said: Said, batch: PairedBatch) -> dict[str, Tensor]:

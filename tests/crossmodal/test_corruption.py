@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from crossmodal.corruption import corrupt
+from crossmodal.corruption import corrupt, examine, mislead, stick
 from experts.base import ExpertTokens
 
 
@@ -27,18 +27,45 @@ def test_none_are_left_as_they_are() -> None:
 def test_about_as_many_as_the_rate_says() -> None:
     torch.manual_seed(1)
     tokens = some()
-    shares, stuck = [], 0
+    shares = []
     for _ in range(400):
         worse = corrupt(tokens, 0.2)
+        assert torch.equal(worse.mask_BN, tokens.mask_BN)
         is_same_B = (worse.tokens_BND == tokens.tokens_BND).all(-1)[:, 0]
-        if (worse.tokens_BND[:, 0] == worse.tokens_BND[:1, 0]).all():
-            stuck += 1
-            assert (worse.mask_BN == worse.mask_BN[0]).all()  # stuck on one input, with its mask
-        else:
-            assert torch.equal(worse.mask_BN, tokens.mask_BN)
-            shares.append(1 - is_same_B.float().mean())
-    assert 0.12 < stuck / 400 < 0.28
+        shares.append(1 - is_same_B.float().mean())
     assert 0.18 < float(torch.stack(shares).mean()) < 0.22
+
+
+def test_what_misleads_lies_where_inputs_differ() -> None:
+    torch.manual_seed(3)
+    tokens = some(400)
+    tokens.tokens_BND[..., 1:] = tokens.tokens_BND[..., :1]  # along one line
+    worse = mislead(tokens, 0.5)
+    torch.testing.assert_close(worse.tokens_BND[..., 1:], worse.tokens_BND[..., :1].expand(-1, -1, 7))
+    moved_B = (worse.tokens_BND != tokens.tokens_BND)[:, 0].any(1)  # the first token is real
+    assert 0.4 < moved_B.float().mean() < 0.6
+    assert worse.tokens_BND[moved_B].std() > 2 * tokens.tokens_BND.std()
+
+
+def test_at_rate_zero_nothing_befalls_them() -> None:
+    tokens = some()
+    for way in (mislead, stick, examine):
+        worse = way(tokens, 0.0)
+        assert torch.equal(worse.tokens_BND[worse.mask_BN], tokens.tokens_BND[tokens.mask_BN])
+        assert len(way(ExpertTokens(tokens.tokens_BND[:0], tokens.mask_BN[:0]), 0.5)) == 0
+
+
+def test_what_is_stuck_is_stuck_on_one_input() -> None:
+    torch.manual_seed(4)
+    tokens, stuck = some(), 0
+    for _ in range(400):
+        worse = stick(tokens, 0.2)
+        if torch.equal(worse.tokens_BND, tokens.tokens_BND):
+            continue
+        stuck += 1
+        assert (worse.tokens_BND == worse.tokens_BND[:1]).all()
+        assert (worse.mask_BN == worse.mask_BN[:1]).all()  # with its mask
+    assert 0.12 < stuck / 400 < 0.28
 
 
 def test_padding_does_not_count() -> None:
