@@ -7,7 +7,7 @@ H hidden width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -65,10 +65,9 @@ class Said:
     outputs: dict[str, Tensor]
     present_BE: Tensor
 
-    def of(self, rows: Tensor) -> Said:
-        """Return what is said of some rows."""
-        outputs = {task: outputs_BEC[rows] for task, outputs_BEC in self.outputs.items()}
-        return Said(self.readings_BED[rows], self.strangeness_BE2[rows], outputs, self.present_BE[rows])
+    def hearing(self, heard_BE: Tensor) -> Said:
+        """Return the same, as if rows lacked the inputs of experts that are not heard."""
+        return replace(self, present_BE=self.present_BE & heard_BE)
 
     def detached(self) -> Said:
         """Return the same, without the way back."""
@@ -162,7 +161,10 @@ class Mixture(nn.Module):
             batch: B rows.
             fuse: Asks the fusion.
         """
-        said = self.say(tokens, batch)
+        return self.answer(self.say(tokens, batch), tokens, batch, fuse)
+
+    def answer(self, said: Said, tokens: Mapping[str, ExpertTokens], batch: PairedBatch, fuse: Fuse) -> Answers:
+        """Answer, given what the experts' own networks say of the rows; see `forward`."""
         scores = self.score(said)
         fused = fuse(tokens, batch, scores.shares())
         return self.weigh(said, scores, fused, self.score_fusion(said, scores, fused))

@@ -207,8 +207,9 @@ def _learn_to_choose(
     beside_BE = others_BE & ~which_BE & (torch.rand_like(draw_BE) < torch.rand_like(draw_BE[:, :1]))
     tried_B = which_BE.any(1)
     with torch.no_grad():
+        said = mixture.say(tokens, batch)
         without_B, with_B = (
-            _losses(mixture, tokens, _hearing(batch, mixture, heard_BE), fuse)
+            _losses(mixture, said.hearing(heard_BE), tokens, _hearing(batch, mixture, heard_BE), fuse)
             for heard_BE in (first_BE | beside_BE, first_BE | beside_BE | which_BE)
         )
     terms = selector.terms(choice)
@@ -227,9 +228,11 @@ def _hearing(batch: PairedBatch, mixture: Mixture, heard_BE: Tensor) -> PairedBa
     return replace(batch, index=index)
 
 
-def _losses(mixture: Mixture, tokens: Mapping[str, ExpertTokens], batch: PairedBatch, fuse: Fuse) -> Tensor | None:
+def _losses(
+    mixture: Mixture, said: Said, tokens: Mapping[str, ExpertTokens], batch: PairedBatch, fuse: Fuse
+) -> Tensor | None:
     """Return the loss of each row's answer, (B,), a mean over the tasks; None where there are no targets."""
-    outputs = mixture(tokens, batch, fuse).outputs
+    outputs = mixture.answer(said, tokens, batch, fuse).outputs
     losses = [
         mixture.heads[task].opinions().losses(mixture.heads[task].activate(outputs[task]), target)
         for task, target in batch.targets.items()
