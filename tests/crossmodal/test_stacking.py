@@ -8,7 +8,7 @@ from crossmodal.meta_learner import MetaLearner
 from crossmodal.mixture import Mixture
 from crossmodal.model import CrossModalModel
 from crossmodal.objectives import TaskObjective
-from crossmodal.stacking import held_out, learn
+from crossmodal.stacking import _either, held_out, learn
 from datamodules.batch import PairedBatch
 from experts.base import ExpertTokens
 from tests.crossmodal.mixtures import NAMES, a_batch, a_model
@@ -68,6 +68,20 @@ def test_rows_without_targets_teach_nothing() -> None:
     batch = a_batch(64)
     batch.targets = {}
     assert terms_of(a_model(), batch) == {}
+
+
+def test_some_rows_have_the_first_tokens_and_others_the_second() -> None:
+    batch = a_batch(6, lacking=True)
+    first = a_model().encode(batch)
+    second = {name: ExpertTokens(-own.tokens_BND, own.mask_BN) for name, own in first.items()}
+    is_first_B = torch.tensor([True, False, True, False, True, False])
+    tokens, either = _either(first, second, batch, is_first_B)
+    for name in NAMES:
+        has_B = batch.present(name)
+        assert torch.equal(either.present(name), has_B)
+        sign_B11 = torch.where(is_first_B[has_B], 1, -1).view(-1, 1, 1)
+        expected = sign_B11 * first[name].tokens_BND[batch.index[name][has_B]]
+        assert torch.equal(tokens[name].tokens_BND[either.index[name][has_B]], expected)
 
 
 def trained(**of_meta_learner: float) -> CrossModalModel:
