@@ -28,6 +28,7 @@ from crossmodal.feature_store import FeatureStore
 from crossmodal.fusion import Fusion
 from crossmodal.heads import Head
 from crossmodal.joining import Joined, begin_joined
+from crossmodal.kind_figures import KindFigures
 from crossmodal.meta_learner import MetaLearner
 from crossmodal.mixture_figures import MixtureFigures
 from crossmodal.objectives import TaskObjective, refuse_infinite
@@ -131,6 +132,7 @@ class CrossModalModule(LightningModule):
         self.seconds_encoding = 0.0
         self._make_optimizer = optimizer
         self._mixture_figures = MixtureFigures()
+        self._kind_figures = KindFigures()
         self._metrics: dict[str, nn.ModuleDict] = {}
         for stage in ("val", "test"):
             metrics = nn.ModuleDict(
@@ -276,10 +278,10 @@ class CrossModalModule(LightningModule):
             metrics.update(head.activate(outputs_BC), batch.targets[task])
             self.log_dict(metrics, batch_size=len(batch), prog_bar=stage == "val")
         self.alignments.measure(tokens, batch)
+        prefixes = {task: self._prefix(task) for task in self.outputs}
+        self._kind_figures.measure(dict(self.heads), predictions, batch, prefixes)
         if answers is not None:
-            self._mixture_figures.measure(
-                answers, dict(self.heads), batch.targets, {task: self._prefix(task) for task in self.outputs}
-            )
+            self._mixture_figures.measure(answers, dict(self.heads), batch.targets, prefixes)
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured over the epoch."""
@@ -290,7 +292,8 @@ class CrossModalModule(LightningModule):
         self._log_figures("test")
 
     def _log_figures(self, stage: str) -> None:
-        figures: dict[str, Any] = {**self.alignments.figures(), **self._mixture_figures.figures()}
+        parts = (self.alignments, self._mixture_figures, self._kind_figures)
+        figures: dict[str, Any] = {name: value for part in parts for name, value in part.figures().items()}
         self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
 
     def configure_optimizers(self) -> Any:
