@@ -17,7 +17,7 @@ NUM_COORDINATES = 4
 def coordinates(height: int, width: int) -> Tensor:
     """Return across, down and their squares for each place of a map, -1 to 1 and 0 to 1: shape (4, H, W).
 
-    With the squares, how far a place is from another is linear in its own coordinates, which is what attention computes.
+    With the squares, how far a place is from a given one is linear in its coordinates, as attention needs it.
     """
     down_HW, across_HW = torch.meshgrid(
         (2 * torch.arange(height) + 1) / height - 1, (2 * torch.arange(width) + 1) / width - 1, indexing="ij"
