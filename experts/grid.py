@@ -12,6 +12,7 @@ from experts.base import Expert, ExpertTokens
 from experts.image import ImageTransform
 
 NUM_COORDINATES = 4
+SHARPNESS = 4.0  # deviations of the first attention's logits
 
 
 def coordinates(height: int, width: int) -> Tensor:
@@ -30,19 +31,25 @@ class LocatedTokens(nn.Module):
 
     Args:
         channels: Of each convolution.
+        kernels: Height and width of each.
         strides: Of each.
         width: D.
-        num_tokens: How many maps of attention each give a token, the mean over the places that it looks at (Ryoo et
-            al., TokenLearner, NeurIPS 2021, arXiv 2106.11297); null gives one for each place.
+        num_tokens: N; null gives one for each place.
     """
 
-    def __init__(self, channels: list[int], strides: list[int], *, width: int, num_tokens: int | None) -> None:
+    def __init__(
+        self, channels: list[int], kernels: list[int], strides: list[int], *, width: int, num_tokens: int | None
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for before, after, stride in zip([3, *channels], channels, strides, strict=False):
-            layers += [nn.Conv2d(before, after, 3, stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        sizes = zip([3, *channels[:-1]], channels, kernels, strides, strict=True)
+        for before, after, kernel, stride in sizes:
+            padding = (kernel - stride + 1) // 2  # none around patches that do not overlap
+            # zeros around a picture would be edges, and edges are what stands out
+            convolution = nn.Conv2d(before, after, kernel, stride, padding, bias=False, padding_mode="replicate")
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers)
-        self.attention = None if num_tokens is None else nn.Conv2d(channels[-1], num_tokens, 1)
+        self.attention = None if num_tokens is None else _attention(channels[-1], num_tokens)
         self.mix = nn.Sequential(
             nn.Linear(channels[-1] + NUM_COORDINATES, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
@@ -50,8 +57,8 @@ class LocatedTokens(nn.Module):
     def forward(self, pixels_UCHW: Tensor) -> Tensor:
         """Return tokens, shape (U, N, D)."""
         features_UCHW = self.convolutions(pixels_UCHW)
-        places_4HW = coordinates(*features_UCHW.shape[-2:]).to(features_UCHW)
-        located_UCHW = torch.cat([features_UCHW, places_4HW.expand(len(features_UCHW), -1, -1, -1)], dim=1)
+        places_CHW = coordinates(*features_UCHW.shape[-2:]).to(features_UCHW)
+        located_UCHW = torch.cat([features_UCHW, places_CHW.expand(len(features_UCHW), -1, -1, -1)], dim=1)
         located_UPC = located_UCHW.flatten(2).transpose(1, 2)
         if self.attention is not None:
             weights_UNP = self.attention(features_UCHW).flatten(2).softmax(-1)
@@ -60,19 +67,33 @@ class LocatedTokens(nn.Module):
         return tokens_UND
 
 
+def _attention(channels: int, num_tokens: int) -> nn.Module:
+    """Return what makes logits of features: sharp from the first step, and sharpest on what is rare in pictures.
+
+    From even weights each token would begin as the picture's mean, which hardly shows where any one thing is, so that
+    nothing tells it where to look.
+    """
+    norm = nn.BatchNorm2d(num_tokens)
+    nn.init.constant_(norm.weight, SHARPNESS)
+    return nn.Sequential(nn.Conv2d(channels, num_tokens, 1, bias=False), norm)
+
+
 class GridExpert(Expert):
-    """A small trained network for pictures. Its tokens say where they are, so that relations can be told.
+    """A small convolutional network, trained from scratch, whose tokens say where they are: relations can be told.
+
+    Coordinates are added to the channels, as in Santoro et al. 2017 (arXiv 1706.01427), and their squares.
 
     Args:
         image_size: Height and width that pictures are brought to, in pixels.
-        channels: Of each convolution of 3x3.
-        strides: Of each, one a convolution.
+        channels: Of each convolution; by default four of 24.
+        kernels: Height and width of each; by default 3.
+        strides: Of each; by default 2.
         width: D of the tokens.
         num_tokens: As many tokens, each the mean over the places that it looks at (Ryoo et al., TokenLearner, NeurIPS
             2021, arXiv 2106.11297); null gives one for each place of the last map.
 
     Raises:
-        ValueError: A size is below 1, or there are not as many strides as convolutions.
+        ValueError: A size is below 1, a stride above its kernel, or the lists differ in length.
     """
 
     def __init__(
@@ -80,17 +101,31 @@ class GridExpert(Expert):
         *,
         image_size: int = 75,
         channels: list[int] | None = None,
+        kernels: list[int] | None = None,
         strides: list[int] | None = None,
         width: int = 64,
         num_tokens: int | None = None,
     ) -> None:
-        channels, strides = channels or [24, 24, 24, 24], strides or [2, 2, 2, 2]
-        if len(channels) != len(strides):
-            raise ValueError(f"there must be a stride for each of the {len(channels)} convolutions, not {len(strides)}")
-        if min(image_size, width, *channels, *strides, num_tokens or 1) < 1:
-            raise ValueError("image_size, channels, strides, width and num_tokens must be at least 1")
+        channels = [24] * 4 if channels is None else channels
+        kernels = [3] * len(channels) if kernels is None else kernels
+        strides = [2] * len(channels) if strides is None else strides
+        if not channels or not len(channels) == len(kernels) == len(strides):
+            raise ValueError(
+                f"channels ({len(channels)}), kernels ({len(kernels)}) and strides ({len(strides)}) must be as many "
+                "as there are convolutions, at least one"
+            )
+        sizes = {"image_size": [image_size], "channels": channels, "kernels": kernels, "strides": strides}
+        for name, values in {
+            **sizes,
+            "width": [width],
+            "num_tokens": [1 if num_tokens is None else num_tokens],
+        }.items():
+            if min(values) < 1:
+                raise ValueError(f"{name} must be at least 1, not {min(values)}")
+        if any(stride > kernel for stride, kernel in zip(strides, kernels, strict=True)):
+            raise ValueError(f"strides {strides} above kernels {kernels} would leave pixels out")
         config = {"input_size": (3, image_size, image_size), "interpolation": "bilinear", "crop_pct": 1.0}
-        network = LocatedTokens(channels, strides, width=width, num_tokens=num_tokens)
+        network = LocatedTokens(channels, kernels, strides, width=width, num_tokens=num_tokens)
         super().__init__(network, width=width, transform=ImageTransform(config), freeze=False)
 
     def encode(self, inputs: Tensor) -> ExpertTokens:

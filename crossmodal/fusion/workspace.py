@@ -26,8 +26,9 @@ class WorkspaceFusion(TokenFusion):
         modalities: Their names.
         width: D.
         slots: L.
-        rounds: How often it is written and broadcast; the rounds share their weights.
+        rounds: How often it is written and broadcast.
         top_k: How many tokens may write to a slot; 0 lets all write.
+        share_weights: All rounds have the same weights, as in the paper.
         num_heads: H of all attention.
         dropout: In the feed-forward layers.
 
@@ -43,6 +44,7 @@ class WorkspaceFusion(TokenFusion):
         slots: int = 4,
         rounds: int = 2,
         top_k: int = 4,
+        share_weights: bool = True,
         num_heads: int = 4,
         dropout: float = 0.1,
     ) -> None:
@@ -55,14 +57,23 @@ class WorkspaceFusion(TokenFusion):
         self.write = TransformerLayer(width, num_heads=num_heads, top_k=top_k, dropout=dropout)
         self.broadcast = TransformerLayer(width, num_heads=num_heads, dropout=dropout)
         self.norm = nn.LayerNorm(width)
+        # the first round keeps its names, and one of shared weights is all that there is
+        later = 0 if share_weights else rounds - 1
+        self.later_writes = nn.ModuleList(
+            TransformerLayer(width, num_heads=num_heads, top_k=top_k, dropout=dropout) for _ in range(later)
+        )
+        self.later_broadcasts = nn.ModuleList(
+            TransformerLayer(width, num_heads=num_heads, dropout=dropout) for _ in range(later - 1)
+        )
 
     def forward(self, tokens: dict[str, ExpertTokens]) -> Tensor:
         """Fuse to the slots after the last round, shape (B, L, D)."""
         tokens_BND, mask_BN = self.all_tokens(tokens)
         slots_BLD = self.slots_LD.expand(len(tokens_BND), -1, -1)
-        for number in range(self.rounds):
-            slots_BLD = self.write(slots_BLD, tokens_BND, mask_BN)
+        writes, broadcasts = [self.write, *self.later_writes], [self.broadcast, *self.later_broadcasts]
+        for number in range(self.rounds):  # where weights are shared, those of the first round serve all
+            slots_BLD = writes[number % len(writes)](slots_BLD, tokens_BND, mask_BN)
             if number + 1 < self.rounds:
-                tokens_BND = self.broadcast(tokens_BND, slots_BLD)
+                tokens_BND = broadcasts[number % len(broadcasts)](tokens_BND, slots_BLD)
         normed_BLD: Tensor = self.norm(slots_BLD)
         return normed_BLD

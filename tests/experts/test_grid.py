@@ -1,0 +1,112 @@
+"""Legend: U inputs, N tokens, D width."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from experts.grid import GridExpert, coordinates
+
+
+def a_picture(x: int, y: int, *, size: int = 40, colour: tuple[int, int, int] = (255, 0, 0)) -> Image.Image:
+    pixels = np.full((size, size, 3), 255, np.uint8)
+    pixels[y - 3 : y + 4, x - 3 : x + 4] = colour
+    return Image.fromarray(pixels)
+
+
+def build(**arguments: Any) -> GridExpert:
+    torch.manual_seed(0)
+    return GridExpert(**{"image_size": 40, "channels": [8, 8], "width": 16, **arguments})
+
+
+def tokens_of(expert: GridExpert, *pictures: Image.Image) -> Tensor:
+    tokens = expert(expert.transform.collate([expert.transform(picture) for picture in pictures]))
+    assert tokens.mask_BN.all()
+    tokens_UND: Tensor = tokens.tokens_BND
+    return tokens_UND
+
+
+def test_coordinates_are_the_middles_of_places() -> None:
+    across_HW, down_HW, across_squared_HW, down_squared_HW = coordinates(2, 4)
+    assert across_HW.tolist() == [[-0.75, -0.25, 0.25, 0.75]] * 2
+    assert down_HW.tolist() == [[-0.5] * 4, [0.5] * 4]
+    assert torch.equal(across_squared_HW, across_HW**2)
+    assert torch.equal(down_squared_HW, down_HW**2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        ({}, 10 * 10),
+        ({"channels": [8, 8, 8], "strides": [2, 2, 1]}, 10 * 10),
+        ({"channels": [8], "kernels": [8], "strides": [8]}, 5 * 5),
+        ({"num_tokens": 3}, 3),
+        ({"num_tokens": 1, "channels": [4]}, 1),
+    ],
+)
+def test_a_token_for_each_place_or_thing(arguments: dict[str, Any], count: int) -> None:
+    assert tokens_of(build(**arguments), a_picture(9, 9), a_picture(30, 9)).shape == (2, count, 16)
+
+
+def test_patches_do_not_overlap() -> None:
+    expert = build(channels=[8], kernels=[8], strides=[8]).eval()
+    plain, changed = tokens_of(expert, a_picture(4, 4, colour=(255, 255, 255)), a_picture(20, 4)).view(2, 5, 5, 16)
+    differs = (plain != changed).any(-1)
+    assert differs.nonzero().tolist() == [[0, 2]]
+
+
+@pytest.mark.parametrize("num_tokens", [None, 2])
+def test_it_learns_what_is_left_of_what(num_tokens: int | None) -> None:
+    """No convolution sees both squares at once, and their mean knows no place: coordinates must tell."""
+    draw = np.random.default_rng(0)
+    pictures, targets = [], []
+    for _ in range(48):
+        red, blue = draw.permutation(np.arange(5, 36, 10))[:2]
+        pixels = np.minimum(np.asarray(a_picture(red, 12)), np.asarray(a_picture(blue, 28, colour=(0, 0, 255))))
+        pictures.append(Image.fromarray(pixels))
+        targets.append(float(red < blue))
+    expert = build(num_tokens=num_tokens, channels=[8, 16])
+    read = torch.nn.Linear(16, 1)
+    inputs = expert.transform.collate([expert.transform(picture) for picture in pictures])
+    wanted = torch.tensor(targets)
+    optimizer = torch.optim.AdamW([*expert.parameters(), *read.parameters()], lr=1e-2)
+    for _ in range(60):
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            read(expert(inputs).tokens_BND.mean(1)).squeeze(1), wanted
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    answers = read(expert(inputs).tokens_BND.mean(1)).squeeze(1) > 0
+    assert (answers == wanted.bool()).float().mean() > 0.95
+
+
+def test_all_of_it_trains() -> None:
+    expert = build(num_tokens=2)
+    assert not expert.frozen
+    tokens_of(expert, a_picture(9, 9), a_picture(30, 20)).square().sum().backward()
+    # softmax does not know what all logits have in common
+    idle = {name for name, one in expert.named_parameters() if one.grad is None or one.grad.abs().max() < 1e-5}
+    assert idle <= {"network.attention.bias"}
+    assert expert.why_not_stored() == "it is trained"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strides": [2]}, r"channels \(2\), kernels \(2\) and strides \(1\)"),
+        ({"channels": []}, r"channels \(0\).* at least one"),
+        ({"num_tokens": 0}, "num_tokens must be at least 1, not 0"),
+        ({"channels": [8, 0]}, "channels must be at least 1, not 0"),
+        ({"image_size": 0}, "image_size must be at least 1"),
+        ({"strides": [2, 4]}, r"strides \[2, 4\] above kernels \[3, 3\]"),
+    ],
+)
+def test_refuses(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(**arguments)
