@@ -61,7 +61,9 @@ class LocatedTokens(nn.Module):
         located_UCHW = torch.cat([features_UCHW, places_CHW.expand(len(features_UCHW), -1, -1, -1)], dim=1)
         located_UPC = located_UCHW.flatten(2).transpose(1, 2)
         if self.attention is not None:
-            weights_UNP = self.attention(features_UCHW).flatten(2).softmax(-1)
+            logits_UNP = self.attention(features_UCHW).flatten(2)
+            # what another token looks at more is left to it
+            weights_UNP = (logits_UNP + logits_UNP.log_softmax(1)).softmax(-1)
             located_UPC = weights_UNP @ located_UPC
         tokens_UND: Tensor = self.mix(located_UPC)
         return tokens_UND
