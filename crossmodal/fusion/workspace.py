@@ -29,11 +29,13 @@ class WorkspaceFusion(TokenFusion):
         rounds: How often it is written and broadcast.
         top_k: How many tokens may write to a slot; 0 lets all write.
         share_weights: All rounds have the same weights, as in the paper.
+        sharpness: Factor of the weights that queries and keys begin with. Where an answer must be looked up in several
+            steps, attention that is even at first learns it late; 2 or 3 makes it choose from the start.
         num_heads: H of all attention.
         dropout: In the feed-forward layers.
 
     Raises:
-        ValueError: The width is not a multiple of the number of heads, or a count is too small.
+        ValueError: The width is not a multiple of the number of heads, or a count or the sharpness is too small.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class WorkspaceFusion(TokenFusion):
         rounds: int = 2,
         top_k: int = 4,
         share_weights: bool = True,
+        sharpness: float = 1.0,
         num_heads: int = 4,
         dropout: float = 0.1,
     ) -> None:
@@ -52,6 +55,8 @@ class WorkspaceFusion(TokenFusion):
         at_least_1(slots=slots, rounds=rounds)
         if top_k < 0:
             raise ValueError(f"top_k must be at least 0, not {top_k}")
+        if sharpness <= 0:
+            raise ValueError(f"sharpness must be above 0, not {sharpness}")
         self.rounds = rounds
         self.slots_LD = nn.Parameter(torch.randn(slots, width) / width**0.5)
         self.write = TransformerLayer(width, num_heads=num_heads, top_k=top_k, dropout=dropout)
@@ -65,6 +70,8 @@ class WorkspaceFusion(TokenFusion):
         self.later_broadcasts = nn.ModuleList(
             TransformerLayer(width, num_heads=num_heads, dropout=dropout) for _ in range(later - 1)
         )
+        for layer in (self.write, self.broadcast, *self.later_writes, *self.later_broadcasts):
+            layer.attention.sharpen(sharpness)
 
     def forward(self, tokens: dict[str, ExpertTokens]) -> Tensor:
         """Fuse to the slots after the last round, shape (B, L, D)."""
