@@ -59,6 +59,27 @@ def test_sharpness_makes_the_first_attention_uneven_and_changes_nothing_else(sha
     assert most[1] > 1.5 * most[0]
 
 
+@pytest.mark.parametrize("goal", MODALITIES)
+def test_the_goal_is_added_to_the_slots(goal: str) -> None:
+    fusion = WorkspaceFusion(MODALITIES, width=WIDTH, slots=3, rounds=2, top_k=2, goal=goal)
+
+    def reference(row: Row) -> Tensor:
+        named = [tokens_ND + fusion.modality_MD[MODALITIES.index(name)] for name, tokens_ND in row.items()]
+        specialists_ND = torch.cat([*named, fusion.null_D[None]])
+        workspace_LD: Tensor = fusion.slots_LD + (row[goal].mean(0) if goal in row else 0)
+        workspace_LD = passed(fusion.write, workspace_LD, specialists_ND)
+        specialists_ND = passed(fusion.broadcast, specialists_ND, workspace_LD)
+        workspace_LD = passed(fusion.write, workspace_LD, specialists_ND)
+        return F.layer_norm(workspace_LD, (WIDTH,), fusion.norm.weight, fusion.norm.bias)
+
+    assert_equals(fusion, reference)
+
+
+def test_a_goal_that_is_no_modality() -> None:
+    with pytest.raises(ValueError, match="goal: there is no modality 'wish'; there are"):
+        WorkspaceFusion(MODALITIES, goal="wish")
+
+
 def test_a_sharpness_of_none() -> None:
     with pytest.raises(ValueError, match="sharpness must be above 0, not 0"):
         WorkspaceFusion(MODALITIES, sharpness=0)
