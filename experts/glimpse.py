@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experts.base import Expert, ExpertTokens
+from experts.grid import Located
 from experts.image import ImageTransform
 
 
@@ -64,8 +65,7 @@ class Glimpses(nn.Module):
         self.window = window
         self.see = nn.Linear(3 * size**2, width, bias=False)
         self.norm = nn.BatchNorm1d(width)
-        # with the squares, how far a place is from a given one is linear in its coordinates, as attention needs it
-        self.mix = nn.Sequential(nn.Linear(width + 4, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.located = Located(width, width)
 
     def forward(self, pixels_UCHW: Tensor) -> Tensor:
         """Return tokens, shape (U, N, D)."""
@@ -74,7 +74,7 @@ class Glimpses(nn.Module):
         features_UND = F.relu(self.norm(seen_UNX.flatten(0, 1)).view_as(seen_UNX))
         extent_2 = torch.tensor(pixels_UCHW.shape[-2:][::-1], device=pixels_UCHW.device)
         where_UN2 = (2 * places_UN2 + 1) / extent_2 - 1
-        tokens_UND: Tensor = self.mix(torch.cat([features_UND, where_UN2, where_UN2**2], dim=-1))
+        tokens_UND: Tensor = self.located(features_UND, where_UN2)
         return tokens_UND
 
 

@@ -11,21 +11,40 @@ from torch import Tensor, nn
 from experts.base import Expert, ExpertTokens
 from experts.image import ImageTransform
 
-NUM_COORDINATES = 4
 
-
-def coordinates(height: int, width: int) -> Tensor:
-    """Return across, down and their squares for each place of a map, -1 to 1 and 0 to 1: shape (4, H, W).
-
-    With the squares, how far a place is from a given one is linear in its coordinates, as attention needs it.
-    """
+def middles(height: int, width: int) -> Tensor:
+    """Return where the places of a map are, across and down from -1 to 1, line by line: shape (H * W, 2)."""
     down_HW, across_HW = torch.meshgrid(
         (2 * torch.arange(height) + 1) / height - 1, (2 * torch.arange(width) + 1) / width - 1, indexing="ij"
     )
-    return torch.stack([across_HW, down_HW, across_HW**2, down_HW**2])
+    return torch.stack([across_HW.flatten(), down_HW.flatten()], dim=1)
 
 
-class LocatedTokens(nn.Module):
+class Located(nn.Module):
+    """Joins what is seen and where that is to tokens.
+
+    Two numbers beside many features would hardly be heard: they are made as many. With their squares, how far a place is
+    from a given one is linear in them, as attention needs it.
+
+    Args:
+        channels: C.
+        width: D.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.place = nn.Linear(4, width)
+        self.mix = nn.Sequential(nn.Linear(channels + width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, features_UNC: Tensor, where_UN2: Tensor) -> Tensor:
+        """Return tokens, shape (U, N, D); places are across and down from -1 to 1."""
+        scaled_UN2 = where_UN2 * 3**0.5  # to a deviation of 1
+        place_UND = self.place(torch.cat([scaled_UN2, scaled_UN2**2], dim=-1))
+        tokens_UND: Tensor = self.mix(torch.cat([features_UNC, place_UND], dim=-1))
+        return tokens_UND
+
+
+class Grid(nn.Module):
     """Convolutions, then a token for each place of their map.
 
     Args:
@@ -50,23 +69,21 @@ class LocatedTokens(nn.Module):
             padding = (kernel - stride + 1) // 2  # none around patches that do not overlap
             layers += [nn.Conv2d(before, after, kernel, stride, padding, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers)
-        self.mix = nn.Sequential(
-            nn.Linear(channels[-1] + NUM_COORDINATES, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
+        self.located = Located(channels[-1], width)
 
     def forward(self, pixels_UCHW: Tensor) -> Tensor:
         """Return tokens, shape (U, N, D)."""
         features_UCHW = self.convolutions(pixels_UCHW)
-        places_CHW = coordinates(*features_UCHW.shape[-2:]).to(features_UCHW)
-        located_UCHW = torch.cat([features_UCHW, places_CHW.expand(len(features_UCHW), -1, -1, -1)], dim=1)
-        tokens_UND: Tensor = self.mix(located_UCHW.flatten(2).transpose(1, 2))
+        where_N2 = middles(*features_UCHW.shape[-2:]).to(features_UCHW)
+        features_UNC = features_UCHW.flatten(2).transpose(1, 2)
+        tokens_UND: Tensor = self.located(features_UNC, where_N2.expand(len(features_UNC), -1, -1))
         return tokens_UND
 
 
 class GridExpert(Expert):
     """A small convolutional network, trained from scratch, whose tokens say where they are: relations can be told.
 
-    Coordinates are added to the channels, as in Santoro et al. 2017 (arXiv 1706.01427), and their squares.
+    Coordinates are put beside the features, as in Santoro et al. 2017 (arXiv 1706.01427).
 
     Args:
         image_size: Height and width that pictures are brought to, in pixels.
@@ -103,7 +120,7 @@ class GridExpert(Expert):
         if any(stride > kernel for stride, kernel in zip(strides, kernels, strict=True)):
             raise ValueError(f"strides {strides} above kernels {kernels} would leave pixels out")
         config = {"input_size": (3, image_size, image_size), "interpolation": "bilinear", "crop_pct": 1.0}
-        network = LocatedTokens(channels, kernels, strides, width=width)
+        network = Grid(channels, kernels, strides, width=width)
         super().__init__(network, width=width, transform=ImageTransform(config), freeze=False)
 
     def encode(self, inputs: Tensor) -> ExpertTokens:
