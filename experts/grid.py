@@ -23,8 +23,8 @@ def middles(height: int, width: int) -> Tensor:
 class Located(nn.Module):
     """Joins what is seen and where that is to tokens.
 
-    Two numbers beside many features would hardly be heard: they are made as many. With their squares, how far a place is
-    from a given one is linear in them, as attention needs it.
+    Two numbers beside many features would hardly be heard: they are made as many. With their squares, how far a place
+    is from a given one is linear in them, as attention needs it.
 
     Args:
         channels: C.
@@ -54,14 +54,7 @@ class Grid(nn.Module):
         width: D.
     """
 
-    def __init__(
-        self,
-        channels: list[int],
-        kernels: list[int],
-        strides: list[int],
-        *,
-        width: int,
-    ) -> None:
+    def __init__(self, channels: list[int], kernels: list[int], strides: list[int], *, width: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         sizes = zip([3, *channels[:-1]], channels, kernels, strides, strict=True)

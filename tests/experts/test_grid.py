@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from experts.grid import GridExpert, coordinates
+from experts.grid import GridExpert, Located, middles
 
 
 def a_picture(x: int, y: int, *, size: int = 40, colour: tuple[int, int, int] = (255, 0, 0)) -> Image.Image:
@@ -31,12 +31,18 @@ def tokens_of(expert: GridExpert, *pictures: Image.Image) -> Tensor:
     return tokens_UND
 
 
-def test_coordinates_are_the_middles_of_places() -> None:
-    across_HW, down_HW, across_squared_HW, down_squared_HW = coordinates(2, 4)
-    assert across_HW.tolist() == [[-0.75, -0.25, 0.25, 0.75]] * 2
-    assert down_HW.tolist() == [[-0.5] * 4, [0.5] * 4]
-    assert torch.equal(across_squared_HW, across_HW**2)
-    assert torch.equal(down_squared_HW, down_HW**2)
+def test_middles_of_places() -> None:
+    assert middles(2, 4)[:, 0].tolist() == [-0.75, -0.25, 0.25, 0.75] * 2
+    assert middles(2, 4)[:, 1].tolist() == [-0.5] * 4 + [0.5] * 4
+
+
+def test_where_a_thing_is_weighs_about_as_much_as_what_it_is() -> None:
+    torch.manual_seed(0)
+    located = Located(32, 32)
+    features, where = torch.randn(500, 1, 32), 2 * torch.rand(500, 1, 2) - 1
+    other_thing = (located(features, where) - located(features.roll(1, 0), where)).square().mean()
+    other_place = (located(features, where) - located(features, where.roll(1, 0))).square().mean()
+    assert 0.1 < other_place / other_thing < 10
 
 
 @pytest.mark.parametrize(
