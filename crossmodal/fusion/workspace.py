@@ -31,12 +31,14 @@ class WorkspaceFusion(TokenFusion):
         goal: A modality, such as a question, whose mean token is added to the slots at the start, so that it decides
             what is written from the first round on; a row without it begins with the slots alone.
         share_weights: All rounds have the same weights, as in the paper.
+        sharpness: Factor of the weights that queries and keys begin with. Where an answer must be looked up in several
+            steps, attention that is even at first learns it late; 2 or 3 makes it choose from the start.
         num_heads: H of all attention.
         dropout: In the feed-forward layers.
 
     Raises:
-        ValueError: The width is not a multiple of the number of heads, a count is too small, or the goal is no
-            modality.
+        ValueError: The width is not a multiple of the number of heads, a count or the sharpness is too small, or the
+            goal is no modality.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class WorkspaceFusion(TokenFusion):
         top_k: int = 4,
         goal: str | None = None,
         share_weights: bool = True,
+        sharpness: float = 1.0,
         num_heads: int = 4,
         dropout: float = 0.1,
     ) -> None:
@@ -58,6 +61,8 @@ class WorkspaceFusion(TokenFusion):
             raise ValueError(f"top_k must be at least 0, not {top_k}")
         if goal is not None and goal not in self.modalities:
             raise ValueError(f"goal: there is no modality {goal!r}; there are {', '.join(self.modalities)}")
+        if sharpness <= 0:
+            raise ValueError(f"sharpness must be above 0, not {sharpness}")
         self.rounds = rounds
         self.goal = goal
         self.slots_LD = nn.Parameter(torch.randn(slots, width) / width**0.5)
@@ -72,6 +77,8 @@ class WorkspaceFusion(TokenFusion):
         self.later_broadcasts = nn.ModuleList(
             TransformerLayer(width, num_heads=num_heads, dropout=dropout) for _ in range(later - 1)
         )
+        for layer in (self.write, self.broadcast, *self.later_writes, *self.later_broadcasts):
+            layer.attention.sharpen(sharpness)
 
     def forward(self, tokens: dict[str, ExpertTokens]) -> Tensor:
         """Fuse to the slots after the last round, shape (B, L, D)."""

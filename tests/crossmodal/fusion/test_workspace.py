@@ -41,6 +41,24 @@ def test_weights_that_are_not_shared_grow_with_the_rounds() -> None:
     assert counts[2] - counts[1] == counts[1] - counts[0] > 0
 
 
+@pytest.mark.parametrize("share_weights", [True, False])
+def test_sharpness_makes_the_first_attention_uneven_and_changes_nothing_else(share_weights: bool) -> None:
+    def made(**arguments: float) -> WorkspaceFusion:
+        torch.manual_seed(0)
+        return WorkspaceFusion(MODALITIES, width=WIDTH, rounds=3, share_weights=share_weights, **arguments)  # type: ignore[arg-type]
+
+    plain, same, sharp = made(), made(sharpness=1.0), made(sharpness=3.0)
+    assert all(torch.equal(left, right) for left, right in zip(plain.parameters(), same.parameters(), strict=True))
+    for (name, before), after in zip(plain.named_parameters(), sharp.parameters(), strict=True):
+        rows = len(before) if "query" in name else WIDTH if "key_value" in name else 0
+        assert torch.equal(after[:rows], 3 * before[:rows])
+        assert torch.equal(after[rows:], before[rows:])
+    readers, sources = torch.randn(4, 2, WIDTH), torch.randn(4, 5, WIDTH)
+    mask = torch.ones(4, 5, dtype=torch.bool)
+    most = [one.write.attention.shares(readers, sources, mask)[1].amax(-1).mean() for one in (plain, sharp)]
+    assert most[1] > 1.5 * most[0]
+
+
 @pytest.mark.parametrize("goal", MODALITIES)
 def test_the_goal_is_added_to_the_slots(goal: str) -> None:
     fusion = WorkspaceFusion(MODALITIES, width=WIDTH, slots=3, rounds=2, top_k=2, goal=goal)
@@ -60,6 +78,11 @@ def test_the_goal_is_added_to_the_slots(goal: str) -> None:
 def test_a_goal_that_is_no_modality() -> None:
     with pytest.raises(ValueError, match="goal: there is no modality 'wish'; there are"):
         WorkspaceFusion(MODALITIES, goal="wish")
+
+
+def test_a_sharpness_of_none() -> None:
+    with pytest.raises(ValueError, match="sharpness must be above 0, not 0"):
+        WorkspaceFusion(MODALITIES, sharpness=0)
 
 
 def test_a_competition_of_fewer_than_none() -> None:
