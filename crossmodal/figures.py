@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from crossmodal.heads import Head
+from crossmodal.kind_figures import KindFigures
 from crossmodal.mixture import Answers
 from crossmodal.mixture_figures import MixtureFigures
 from crossmodal.selector import Choice
@@ -20,7 +21,7 @@ STAGES = ("val", "test")
 
 
 class Figures(nn.Module):
-    """The metrics of each task, and what a mixture tells.
+    """The metrics of each task, those of kinds of rows, and what a mixture tells.
 
     Args:
         heads: By task.
@@ -32,6 +33,7 @@ class Figures(nn.Module):
         self.prefixes = {task: "" if len(heads) == 1 else f"{task}/" for task in heads}
         self._heads = dict(heads)  # the model's
         self._mixture = MixtureFigures()
+        self._kinds = KindFigures()
         self.metrics = nn.ModuleDict()
         for stage in STAGES:
             of_stage = {name: head.metrics().clone(f"{stage}/{self.prefixes[name]}") for name, head in heads.items()}
@@ -58,6 +60,7 @@ class Figures(nn.Module):
             self._mixture.measure(answers, self._heads, batch.targets, self.prefixes)
         if choice is not None:
             self._mixture.measure_choice(choice)
+        self._kinds.measure(self._heads, outputs, batch, self.prefixes)
         for task, outputs_BC in outputs.items():
             if task not in batch.targets:
                 continue
@@ -68,4 +71,4 @@ class Figures(nn.Module):
 
     def figures(self) -> dict[str, float]:
         """Return what else was measured, by name, and begin anew."""
-        return self._mixture.figures()
+        return {**self._mixture.figures(), **self._kinds.figures()}

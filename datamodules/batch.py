@@ -30,6 +30,7 @@ class PairedBatch:
         ids: The names of the B rows, so that an error can name its row.
         positions: Per modality that the batch has, an int64 vector of length U: the place of each input among all of
             its split, by which it is known again in another batch.
+        kinds: By name which rows are of a kind, bool of length B: figures are given of each kind, too.
     """
 
     inputs: dict[str, Any]
@@ -37,6 +38,7 @@ class PairedBatch:
     targets: dict[str, Tensor]
     ids: Sequence[str]
     positions: dict[str, Tensor] = field(default_factory=dict)
+    kinds: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for modality, index_B in self.index.items():
@@ -77,6 +79,7 @@ class PairedBatch:
             index={name: index_B[chosen_B] for name, index_B in self.index.items()},
             targets={task: target[chosen_B] for task, target in self.targets.items()},
             ids=list(compress(self.ids, chosen_B.tolist())),
+            kinds={name: of_kind_B[chosen_B] for name, of_kind_B in self.kinds.items()},
         )
 
     def take(self, rows: Tensor) -> PairedBatch:
@@ -87,6 +90,7 @@ class PairedBatch:
             targets={task: target[rows] for task, target in self.targets.items()},
             ids=[self.ids[number] for number in numbers],
             index={name: index_B[rows] for name, index_B in self.index.items()},
+            kinds={name: of_kind_B[rows] for name, of_kind_B in self.kinds.items()},
         )
         return some.keeping({name: some.present(name) for name in some.inputs})
 
@@ -136,6 +140,7 @@ class PairedBatch:
             index=tree_map(apply, self.index),
             targets=tree_map(apply, self.targets),
             positions=tree_map(apply, self.positions),
+            kinds=tree_map(apply, self.kinds),
         )
 
 

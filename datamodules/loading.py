@@ -37,25 +37,39 @@ class EpochBatches(Sampler[NDArray[np.int64]]):
         shuffle: A new order each epoch, by seed and epoch.
         seed: Of the order.
         sizes: Of each row. If they are shuffled, rows of a like size then share a batch.
+        groups: Of each row. If they are shuffled, rows of a group stay together; not with sizes.
     """
 
     def __init__(
-        self, num_rows: int, *, batch_size: int, shuffle: bool, seed: int, sizes: NDArray[np.int64] | None = None
+        self,
+        num_rows: int,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        sizes: NDArray[np.int64] | None = None,
+        groups: NDArray[np.int64] | None = None,
     ) -> None:
+        if sizes is not None and groups is not None:
+            raise ValueError("rows are ordered by size or by group, not by both")
         self.num_rows = num_rows
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
         self.sizes = sizes
+        self.groups = groups
         self.epoch = 0
         self.start = 0
 
     @property
     def settings(self) -> dict[str, int]:
         """What the batches of an epoch depend on."""
-        sizes = 0 if self.sizes is None or not self.shuffle else zlib.crc32(self.sizes.tobytes())
+        sizes, groups = (
+            0 if values_R is None or not self.shuffle else zlib.crc32(values_R.tobytes())
+            for values_R in (self.sizes, self.groups)
+        )
         order = {"rows": self.num_rows, "batch_size": self.batch_size, "seed of the order": self.seed}
-        return {**order, "sizes of the rows": sizes}
+        return {**order, "sizes of the rows": sizes, "groups of the rows": groups}
 
     def __len__(self) -> int:
         return -(-self.num_rows // self.batch_size)
@@ -68,6 +82,9 @@ class EpochBatches(Sampler[NDArray[np.int64]]):
         if self.shuffle and self.sizes is not None:
             order = self._sorted_in_parts(order, self.sizes)
             places = draw.permutation(places)
+        if self.shuffle and self.groups is not None:
+            _, group_R = np.unique(self.groups, return_inverse=True)
+            order = order[draw.permutation(len(group_R))[group_R[order]].argsort(kind="stable")]
         for place in places[start:]:
             yield order[place * self.batch_size : (place + 1) * self.batch_size]
 

@@ -187,7 +187,12 @@ class PairedDataModule(LightningDataModule, ABC):
         # another `seed_everything` gives another order, but the same rows to validate on
         seed = zlib.crc32(f"{self.seed} {os.environ.get('PL_GLOBAL_SEED', 0)}".encode())
         batches = EpochBatches(
-            len(rows), batch_size=self.batch_size, shuffle=split == "train", seed=seed, sizes=rows.sizes
+            len(rows),
+            batch_size=self.batch_size,
+            shuffle=split == "train",
+            seed=seed,
+            sizes=rows.sizes,
+            groups=rows.groups,
         )
         dropout = self._paired.dropout if split == "train" else {}
         dataset = PairedDataset(rows, self.readers(split), dropout)

@@ -86,6 +86,9 @@ class PairedRows:
         ids: The rows' names.
         sizes: How long each row's input is, in whatever unit: in training, rows of a like size share a batch, so that
             little of it is padding.
+        groups: A number for each row: in training, rows with the same one come together, so that an input that they
+            share is encoded once.
+        kinds: By name which rows are of a kind, bool of length R: figures are given of each kind, too.
     """
 
     sources: Mapping[str, Source]
@@ -93,13 +96,17 @@ class PairedRows:
     targets: Mapping[str, Tensor]
     ids: Sequence[str]
     sizes: NDArray[np.int64] | None = None
+    groups: NDArray[np.int64] | None = None
+    kinds: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __post_init__(self) -> None:
-        if self.sizes is not None and self.sizes.shape != (len(self.ids),):
-            raise ValueError(f"sizes have shape {self.sizes.shape}, not ({len(self.ids)},), one a row")
+        of_rows: dict[str, NDArray[Any] | None] = {"sizes": self.sizes, "groups": self.groups, **self.kinds}
+        for name, values_R in of_rows.items():
+            if values_R is not None and values_R.shape != (len(self.ids),):
+                raise ValueError(f"{name} have shape {values_R.shape}, not ({len(self.ids)},), one a row")
         if self.index.keys() != self.sources.keys():
             raise ValueError(f"there are sources of {sorted(self.sources)}, but an index of {sorted(self.index)}")
         for modality, index_R in self.index.items():
@@ -135,6 +142,8 @@ class PairedRows:
             targets={task: target[torch.from_numpy(rows)] for task, target in self.targets.items()},
             ids=self.names(rows),
             sizes=None if self.sizes is None else self.sizes[rows],
+            groups=None if self.groups is None else self.groups[rows],
+            kinds={name: of_kind_R[rows] for name, of_kind_R in self.kinds.items()},
         )
 
     def names(self, rows: NDArray[np.int64]) -> Sequence[str]:
@@ -225,6 +234,7 @@ class PairedDataset(Dataset[PairedBatch]):
             targets={task: target[chosen] for task, target in self.rows.targets.items()},
             ids=self.rows.names(rows),
             positions=places,
+            kinds={name: torch.from_numpy(of_kind_R[rows]) for name, of_kind_R in self.rows.kinds.items()},
         )
 
     def _after_dropout(self, rows: NDArray[np.int64], seed: int) -> dict[str, NDArray[np.int64]]:

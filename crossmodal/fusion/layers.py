@@ -44,6 +44,12 @@ class CrossAttention(nn.Module):
         read_BLD: Tensor = self.out(read_BHLK.transpose(1, 2).flatten(2))
         return read_BLD
 
+    @torch.no_grad()
+    def sharpen(self, factor: float) -> None:
+        """Multiply the weights of queries and keys: the attention that training begins with is less even, then."""
+        self.query.weight.mul_(factor)
+        self.key_value.weight[: len(self.query.weight)].mul_(factor)
+
     def shares(self, readers_BLD: Tensor, sources_BND: Tensor, mask_BN: Tensor) -> tuple[Tensor, Tensor]:
         """Return how each reader divides its attention without the competition, and with it, shape (B, H, L, N)."""
         query_BHLK, key_BHNK, _ = self._heads(readers_BLD, sources_BND)

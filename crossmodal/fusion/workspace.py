@@ -26,13 +26,19 @@ class WorkspaceFusion(TokenFusion):
         modalities: Their names.
         width: D.
         slots: L.
-        rounds: How often it is written and broadcast; the rounds share their weights.
+        rounds: How often it is written and broadcast.
         top_k: How many tokens may write to a slot; 0 lets all write.
+        goal: A modality, such as a question, whose mean token is added to the slots at the start, so that it decides
+            what is written from the first round on; a row without it begins with the slots alone.
+        share_weights: All rounds have the same weights, as in the paper.
+        sharpness: Factor of the weights that queries and keys begin with. Where an answer must be looked up in several
+            steps, attention that is even at first learns it late; 2 or 3 makes it choose from the start.
         num_heads: H of all attention.
         dropout: In the feed-forward layers.
 
     Raises:
-        ValueError: The width is not a multiple of the number of heads, or a count is too small.
+        ValueError: The width is not a multiple of the number of heads, a count or the sharpness is too small, or the
+            goal is no modality.
     """
 
     def __init__(
@@ -43,6 +49,9 @@ class WorkspaceFusion(TokenFusion):
         slots: int = 4,
         rounds: int = 2,
         top_k: int = 4,
+        goal: str | None = None,
+        share_weights: bool = True,
+        sharpness: float = 1.0,
         num_heads: int = 4,
         dropout: float = 0.1,
     ) -> None:
@@ -50,19 +59,37 @@ class WorkspaceFusion(TokenFusion):
         at_least_1(slots=slots, rounds=rounds)
         if top_k < 0:
             raise ValueError(f"top_k must be at least 0, not {top_k}")
+        if goal is not None and goal not in self.modalities:
+            raise ValueError(f"goal: there is no modality {goal!r}; there are {', '.join(self.modalities)}")
+        if sharpness <= 0:
+            raise ValueError(f"sharpness must be above 0, not {sharpness}")
         self.rounds = rounds
+        self.goal = goal
         self.slots_LD = nn.Parameter(torch.randn(slots, width) / width**0.5)
         self.write = TransformerLayer(width, num_heads=num_heads, top_k=top_k, dropout=dropout)
         self.broadcast = TransformerLayer(width, num_heads=num_heads, dropout=dropout)
         self.norm = nn.LayerNorm(width)
+        # the first round keeps its names, and one of shared weights is all that there is
+        later = 0 if share_weights else rounds - 1
+        self.later_writes = nn.ModuleList(
+            TransformerLayer(width, num_heads=num_heads, top_k=top_k, dropout=dropout) for _ in range(later)
+        )
+        self.later_broadcasts = nn.ModuleList(
+            TransformerLayer(width, num_heads=num_heads, dropout=dropout) for _ in range(later - 1)
+        )
+        for layer in (self.write, self.broadcast, *self.later_writes, *self.later_broadcasts):
+            layer.attention.sharpen(sharpness)
 
     def forward(self, tokens: dict[str, ExpertTokens]) -> Tensor:
         """Fuse to the slots after the last round, shape (B, L, D)."""
         tokens_BND, mask_BN = self.all_tokens(tokens)
         slots_BLD = self.slots_LD.expand(len(tokens_BND), -1, -1)
-        for number in range(self.rounds):
-            slots_BLD = self.write(slots_BLD, tokens_BND, mask_BN)
+        if self.goal is not None:
+            slots_BLD = slots_BLD + tokens[self.goal].mean().unsqueeze(1)
+        writes, broadcasts = [self.write, *self.later_writes], [self.broadcast, *self.later_broadcasts]
+        for number in range(self.rounds):  # where weights are shared, those of the first round serve all
+            slots_BLD = writes[number % len(writes)](slots_BLD, tokens_BND, mask_BN)
             if number + 1 < self.rounds:
-                tokens_BND = self.broadcast(tokens_BND, slots_BLD)
+                tokens_BND = broadcasts[number % len(broadcasts)](tokens_BND, slots_BLD)
         normed_BLD: Tensor = self.norm(slots_BLD)
         return normed_BLD

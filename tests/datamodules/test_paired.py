@@ -130,6 +130,30 @@ def test_rows_of_a_like_size_share_a_batch() -> None:
     assert np.concatenate(list(plain)).tolist() == list(range(1000))
 
 
+def test_rows_of_a_group_come_together() -> None:
+    groups = np.random.default_rng(0).integers(100, 140, size=1000)
+    batches = EpochBatches(1000, batch_size=8, shuffle=True, seed=0, groups=groups)
+    orders = []
+    for epoch in (0, 1, 0):
+        batches.set_epoch(epoch)
+        orders.append(np.concatenate(list(batches)))
+    first, second, again = orders
+    assert sorted(first) == list(range(1000))
+    assert (np.diff(groups[first]) != 0).sum() == 39
+    assert first.tolist() == again.tolist()
+    assert groups[first].tolist() != groups[second].tolist()
+    of_one = [order[groups[order] == 100].tolist() for order in (first, second)]
+    assert sorted(of_one[0]) == sorted(of_one[1])
+    assert of_one[0] != of_one[1]
+    batches.start = 100  # of the epoch 0
+    assert np.concatenate(list(batches)).tolist() == first[800:].tolist()
+    plain = EpochBatches(1000, batch_size=8, shuffle=False, seed=0, groups=groups)
+    assert np.concatenate(list(plain)).tolist() == list(range(1000))
+    assert batches.settings != plain.settings
+    with pytest.raises(ValueError, match="by size or by group, not by both"):
+        EpochBatches(1000, batch_size=8, shuffle=True, seed=0, sizes=groups, groups=groups)
+
+
 def order(epoch: int, *, seed: int = 0, shuffle: bool = True) -> list[int]:
     batches = EpochBatches(50, batch_size=7, shuffle=shuffle, seed=seed)
     batches.set_epoch(epoch)

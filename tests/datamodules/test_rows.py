@@ -72,6 +72,26 @@ def test_dropout_takes_nothing_but_leaves_one(
     )
 
 
+def test_groups_and_kinds_are_one_a_row_and_chosen_with_the_rows() -> None:
+    rows = replace(
+        rows_of({"left": [0, 1, 2]}), groups=np.array([5, 5, 6]), kinds={"odd": np.array([True, False, True])}
+    )
+    chosen = rows.select(np.array([2, 1]))
+    assert chosen.groups is not None
+    assert chosen.groups.tolist() == [6, 5]
+    assert chosen.kinds["odd"].tolist() == [True, False]
+    batch = PairedDataset(chosen, {"left": Letters()})[np.array([1, 0])]
+    assert batch.kinds["odd"].tolist() == [False, True]
+    assert batch.select(torch.tensor([False, True])).kinds["odd"].tolist() == [True]
+    assert batch.to(torch.float64).kinds["odd"].dtype == torch.bool
+    for wrong, message in (
+        ({"groups": np.zeros(2, np.int64)}, "groups"),
+        ({"kinds": {"odd": np.zeros(2, bool)}}, "odd"),
+    ):
+        with pytest.raises(ValueError, match=message + r" have shape \(2,\), not \(3,\), one a row"):
+            replace(rows, **wrong)
+
+
 def test_sizes_are_one_a_row_and_chosen_with_the_rows() -> None:
     rows = PairedRows(sources={}, index={}, targets={}, ids=["a", "b", "c"], sizes=np.array([5, 6, 7]))
     chosen = rows.select(np.array([2, 0])).sizes

@@ -45,6 +45,8 @@ MAKE: dict[str, Make] = {
     "perceiver-not-shared": partial(PerceiverFusion, width=WIDTH, slots=3, share_weights=False),
     "workspace": partial(WorkspaceFusion, width=WIDTH, slots=3, rounds=2, top_k=2),
     "workspace-all-write": partial(WorkspaceFusion, width=WIDTH, slots=3, rounds=3, top_k=0),
+    "workspace-goal": partial(WorkspaceFusion, width=WIDTH, slots=3, rounds=2, top_k=2, goal=MODALITIES[0]),
+    "workspace-not-shared": partial(WorkspaceFusion, width=WIDTH, slots=3, rounds=3, share_weights=False),
     "workspace-one-round": partial(WorkspaceFusion, width=WIDTH, slots=3, rounds=1, top_k=6, num_heads=1),
 }
 SLOTS = {"associative", "bottleneck", "moe", "perceiver", "workspace"}  # the others have one workspace token
