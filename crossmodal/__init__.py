@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 # Resolved when they are asked for: `crossmodal --help` must not wait for torch.
 _WHERE = {
+    "AssociativeFusion": "crossmodal.fusion",
     "BottleneckFusion": "crossmodal.fusion",
     "ClassificationHead": "crossmodal.heads",
     "ConcatFusion": "crossmodal.fusion",

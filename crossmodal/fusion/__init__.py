@@ -1,5 +1,6 @@
 """Fusions, all from experts' tokens to workspace tokens, interchangeable in YAML."""
 
+from crossmodal.fusion.associative import AssociativeFusion
 from crossmodal.fusion.base import Fusion
 from crossmodal.fusion.bottleneck import BottleneckFusion
 from crossmodal.fusion.concat import ConcatFusion
@@ -12,6 +13,7 @@ from crossmodal.fusion.perceiver import PerceiverFusion
 from crossmodal.fusion.workspace import WorkspaceFusion
 
 __all__ = [
+    "AssociativeFusion",
     "BottleneckFusion",
     "ConcatFusion",
     "Fusion",

@@ -14,36 +14,55 @@ class CrossAttention(nn.Module):
     """Multi-head attention from readers to sources, with an optional competition.
 
     Args:
-        width: D of both.
+        width: D of both, or of the readers.
         num_heads: H.
         top_k: For each reader and head only the so many best sources count; 0 for all.
+        source_width: D of the sources; None for that of the readers.
 
     Raises:
         ValueError: The width is not a multiple of the number of heads.
     """
 
-    def __init__(self, width: int, *, num_heads: int, top_k: int = 0) -> None:
+    def __init__(self, width: int, *, num_heads: int, top_k: int = 0, source_width: int | None = None) -> None:
         super().__init__()
         if num_heads < 1 or width % num_heads:
             raise ValueError(f"width ({width}) must be a multiple of num_heads ({num_heads})")
         self.num_heads = num_heads
         self.top_k = top_k
+        source_width = source_width or width
         self.norm_reader = nn.LayerNorm(width)
-        self.norm_source = nn.LayerNorm(width)
+        self.norm_source = nn.LayerNorm(source_width)
         self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.key_value = nn.Linear(source_width, 2 * width, bias=False)
         self.out = nn.Linear(width, width)
 
     def forward(self, readers_BLD: Tensor, sources_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         """Return what the readers take in, shape (B, L, D); each row must have a source."""
-        query_BHLK = self._split(self.query(self.norm_reader(readers_BLD)))
-        key_BHNK, value_BHNK = map(self._split, self.key_value(self.norm_source(sources_BND)).chunk(2, dim=-1))
-        allowed = None if mask_BN is None else mask_BN[:, None, None, :]
-        if 0 < self.top_k < sources_BND.shape[1]:
-            allowed = self._winners(query_BHLK, key_BHNK, allowed)
+        query_BHLK, key_BHNK, value_BHNK = self._heads(readers_BLD, sources_BND)
+        allowed = self._compete(query_BHLK, key_BHNK, mask_BN)
         read_BHLK = F.scaled_dot_product_attention(query_BHLK, key_BHNK, value_BHNK, attn_mask=allowed)
         read_BLD: Tensor = self.out(read_BHLK.transpose(1, 2).flatten(2))
         return read_BLD
+
+    def shares(self, readers_BLD: Tensor, sources_BND: Tensor, mask_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how each reader divides its attention without the competition, and with it, shape (B, H, L, N)."""
+        query_BHLK, key_BHNK, _ = self._heads(readers_BLD, sources_BND)
+        allowed = self._compete(query_BHLK, key_BHNK, mask_BN)
+        assert allowed is not None  # there is a mask
+        scores_BHLN = (query_BHLK @ key_BHNK.transpose(-1, -2)).float() / query_BHLK.shape[-1] ** 0.5
+        without_BHLN = scores_BHLN.masked_fill(~mask_BN[:, None, None, :], -torch.inf).softmax(-1)
+        with_BHLN = scores_BHLN.masked_fill(~allowed, -torch.inf).softmax(-1)
+        return without_BHLN, with_BHLN
+
+    def _heads(self, readers_BLD: Tensor, sources_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query_BHLK = self._split(self.query(self.norm_reader(readers_BLD)))
+        key_BHNK, value_BHNK = map(self._split, self.key_value(self.norm_source(sources_BND)).chunk(2, dim=-1))
+        return query_BHLK, key_BHNK, value_BHNK
+
+    def _compete(self, query_BHLK: Tensor, key_BHNK: Tensor, mask_BN: Tensor | None) -> Tensor | None:
+        """Return the sources that count, shape (B, H or 1, L or 1, N); None for all."""
+        allowed = None if mask_BN is None else mask_BN[:, None, None, :]
+        return self._winners(query_BHLK, key_BHNK, allowed) if 0 < self.top_k < key_BHNK.shape[2] else allowed
 
     def _split(self, values_BND: Tensor) -> Tensor:
         rows, count, width = values_BND.shape
@@ -89,15 +108,18 @@ class TransformerLayer(nn.Module):
     """Readers attend to sources, then each is mixed by itself; both residual, normalised before.
 
     Args:
-        width: D of both.
+        width: D of both, or of the readers.
         num_heads: H.
         top_k: For each reader and head only the so many best sources count; 0 for all.
+        source_width: D of the sources; None for that of the readers.
         dropout: In the feed-forward layer.
     """
 
-    def __init__(self, width: int, *, num_heads: int, top_k: int = 0, dropout: float) -> None:
+    def __init__(
+        self, width: int, *, num_heads: int, top_k: int = 0, source_width: int | None = None, dropout: float
+    ) -> None:
         super().__init__()
-        self.attention = CrossAttention(width, num_heads=num_heads, top_k=top_k)
+        self.attention = CrossAttention(width, num_heads=num_heads, top_k=top_k, source_width=source_width)
         self.mix = FeedForward(width, dropout=dropout)
 
     def forward(self, readers_BLD: Tensor, sources_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch.testing import assert_close
 
 from crossmodal.fusion import (
+    AssociativeFusion,
     BottleneckFusion,
     ConcatFusion,
     Fusion,
@@ -30,6 +31,8 @@ from tests.crossmodal.fusion.references import MODALITIES, WIDTH, changed, drawn
 
 Make = Callable[[Sequence[str]], Fusion]
 MAKE: dict[str, Make] = {
+    "associative": partial(AssociativeFusion, width=WIDTH, slots=3, memory_width=8, rounds=2, top_k=2),
+    "associative-all-write": partial(AssociativeFusion, width=WIDTH, slots=3, memory_width=4, rounds=2, top_k=0),
     "bottleneck": partial(BottleneckFusion, width=WIDTH, slots=3),
     "bottleneck-one-layer": partial(BottleneckFusion, width=WIDTH, slots=3, layers=1, num_heads=1),
     "concat": partial(ConcatFusion, width=WIDTH, hidden=32),
@@ -44,7 +47,7 @@ MAKE: dict[str, Make] = {
     "workspace-all-write": partial(WorkspaceFusion, width=WIDTH, slots=3, rounds=3, top_k=0),
     "workspace-one-round": partial(WorkspaceFusion, width=WIDTH, slots=3, rounds=1, top_k=6, num_heads=1),
 }
-SLOTS = {"bottleneck", "moe", "perceiver", "workspace"}  # the others have one workspace token
+SLOTS = {"associative", "bottleneck", "moe", "perceiver", "workspace"}  # the others have one workspace token
 
 
 @pytest.fixture(params=MAKE)
@@ -148,7 +151,7 @@ def test_it_compiles(make: Make, names: tuple[str, ...]) -> None:
 
 
 def test_it_runs_in_bfloat16(fusion: Fusion) -> None:
-    if isinstance(fusion, MoEFusion | WorkspaceFusion):
+    if isinstance(fusion, AssociativeFusion | MoEFusion | WorkspaceFusion):
         pytest.skip("its competition may have another winner where two are near")
     tokens = drawn(*MODALITIES)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -231,6 +234,9 @@ def test_heads_that_do_not_divide_the_width(kind: type[Fusion], num_heads: int) 
 @pytest.mark.parametrize(
     ("kind", "argument"),
     [
+        (AssociativeFusion, "memory_width"),
+        (AssociativeFusion, "rounds"),
+        (AssociativeFusion, "slots"),
         (BottleneckFusion, "layers"),
         (BottleneckFusion, "slots"),
         (ConcatFusion, "hidden"),

@@ -44,3 +44,22 @@ def test_with_top_1_each_slot_and_head_reads_one_token() -> None:
     read_BLHK = attention(readers_BLD, sources_BND).unflatten(-1, (4, 4)).unsqueeze(2)
     distance_BLNH = (read_BLHK - value_BND.unflatten(-1, (4, 4)).unsqueeze(1)).abs().amax(-1)
     assert ((distance_BLNH < 1e-5).sum(2) == 1).all()
+
+
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_shares_are_what_it_attends_by_also_to_sources_of_another_width(top_k: int) -> None:
+    torch.manual_seed(0)
+    attention = CrossAttention(8, num_heads=2, top_k=top_k, source_width=WIDTH)
+    readers_BLD, sources_BND, mask_BN = torch.randn(3, 2, 8), torch.randn(3, 6, WIDTH), torch.rand(3, 6) < 0.7
+    mask_BN[:, 0] = True
+    without_BHLN, with_BHLN = attention.shares(readers_BLD, sources_BND, mask_BN)
+    value_BHNK = attention.key_value(attention.norm_source(sources_BND))[..., 8:].unflatten(-1, (2, 4)).transpose(1, 2)
+    read_BLD = attention.out((with_BHLN @ value_BHNK).transpose(1, 2).flatten(2))
+    assert_close(read_BLD, attended(attention, readers_BLD, sources_BND, mask_BN), atol=1e-5, rtol=1e-5)
+    assert_close(attention(readers_BLD, sources_BND, mask_BN), read_BLD, atol=1e-5, rtol=1e-5)
+    winners_BHLN = with_BHLN > 0
+    kept_BHLN = without_BHLN * winners_BHLN
+    assert_close(with_BHLN, kept_BHLN / kept_BHLN.sum(-1, keepdim=True))
+    assert_close(without_BHLN.sum(-1), torch.ones(3, 2, 2))
+    count_B = mask_BN.sum(1)
+    assert torch.equal(winners_BHLN.sum(-1).amax((1, 2)), count_B.clamp(max=top_k) if top_k else count_B)
