@@ -58,6 +58,7 @@ WAYS: dict[str, dict[str, Callable[..., Any]]] = {  # those that are quick first
     "low-rank": {"fusion": fusions.LowRankFusion},
     "workspace": {"fusion": fusions.WorkspaceFusion},
     WITH_META_LEARNER: {"fusion": fusions.WorkspaceFusion, "meta_learner": MetaLearner},
+    "associative": {"fusion": fusions.AssociativeFusion},
     "hierarchical": {"fusion": fusions.HierarchicalFusion},
     "bottleneck": {"fusion": fusions.BottleneckFusion},
     "mixture of experts": {"fusion": fusions.MoEFusion},
@@ -77,7 +78,7 @@ def main() -> None:
     seeds, epochs = (1, 1) if options.quick else (options.seeds, options.epochs)
     torch.set_num_threads(1)
     tame_chatter()
-    logging.getLogger("lightning_utilities.core.rank_zero").setLevel(logging.WARNING)  # nothing is to be stored
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # that nothing is to be stored
     plain = easy_vqa(options.store)
     plain.batch_size = BATCH
     kept = Kept(options.output / f"{epochs}_epochs.jsonl")
