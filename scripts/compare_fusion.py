@@ -12,12 +12,12 @@ tested. Two tasks:
 
 The test split is taken whole as it is and with a broken image, else 2,000 of its rows.
 
-    python scripts/compare_fusion.py [--seeds 5] [--epochs 4] [--quick] [--store runs/features]
-        [--output runs/compare_fusion]
+    python scripts/compare_fusion.py [--seeds 5] [--epochs 4] [--quick] [--ways NAME ...] [--store runs/features]
+        [--output runs/compare_fusion] [--report] [--pictures docs/pictures]
 
 Each training is kept in the output folder, and the same command goes on where it was stopped; delete the folder where
-code has changed. `--quick` takes one seed and one epoch. One thread; rates are of the processor's time, so that other
-work on the machine does not count.
+code has changed. `--report` trains nothing, and tells of what is kept. `--quick` takes one seed and one epoch. One
+thread; rates are of the processor's time, so that other work on the machine counts little.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from commands import markdown
+from fusion_figures import Kept, draw, summary, table
 from pytorch_lightning import Callback, Trainer, seed_everything
-from token_rows import CONFIG, TokenRows, easy_vqa, with_broken, with_nuisance, without
+from token_rows import CONFIG, TokenRows, easy_vqa, easy_vqa_experts, with_broken, with_nuisance, without
 
 from crossmodal import fusion as fusions
 from crossmodal.console import tame_chatter
@@ -74,58 +74,38 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--store", type=Path, default=Path("runs/features"))
     parser.add_argument("--output", type=Path, default=Path("runs/compare_fusion"))
+    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS], default=[*WAYS])
+    parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     seeds, epochs = (1, 1) if options.quick else (options.seeds, options.epochs)
     torch.set_num_threads(1)
     tame_chatter()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # that nothing is to be stored
-    plain = easy_vqa(options.store)
-    plain.batch_size = BATCH
+    plain = easy_vqa(easy_vqa_experts(), options.store, batch_size=BATCH)
     kept = Kept(options.output / f"{epochs}_epochs.jsonl")
-    for seed in range(seeds):
+    for seed in range(0 if options.report else seeds):
         for task, data in (("easy_vqa", plain), ("nuisance", with_nuisance(plain, seed))):
-            for way in WAYS:
+            for way in options.ways:
                 if not kept.has(task, way, seed):
                     began = time.process_time()
                     module = train(way, data, seed, epochs)
                     seconds = time.process_time() - began
-                    kept.add(
-                        {
-                            "task": task,
-                            "way": way,
-                            "seed": seed,
-                            "seconds": seconds,
-                            **measure(module, task, data, seed),
-                        }
-                    )
+                    told = {"task": task, "way": way, "seed": seed, "seconds": seconds}
+                    kept.add({**told, **measure(module, task, data, seed)})
     costs = {task: measure_costs(data) for task, data in (("easy_vqa", plain), ("nuisance", with_nuisance(plain, 0)))}
-    found = [summary(task, way, kept.of(task, way, seeds), costs[task][way]) for task in costs for way in WAYS]
+    found = [
+        summary(task, way, rows, costs[task][way])
+        for task in costs
+        for way in WAYS
+        if (rows := kept.of(task, way, seeds))
+    ]
     for task in costs:
         print(f"\n{task}\n")
         print(table([row for row in found if row["task"] == task]))
-    print(json.dumps({"seeds": seeds, "epochs": epochs, "found": found}))
-
-
-class Kept:
-    """What was measured of each training, a line each, in a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def has(self, task: str, way: str, seed: int) -> bool:
-        return any((row["task"], row["way"], row["seed"]) == (task, way, seed) for row in self.rows)
-
-    def of(self, task: str, way: str, seeds: int) -> list[dict[str, Any]]:
-        return [row for row in self.rows if (row["task"], row["way"]) == (task, way) and row["seed"] < seeds]
-
-    def add(self, row: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self.rows.append(row)
-        accuracy = "  ".join(f"{name} {value:.4f}" for name, value in row["accuracy"].items())
-        print(f"{row['task']}, seed {row['seed']}, {row['way']}: {accuracy}  ({row['seconds']:.0f} s)", flush=True)
+    if options.pictures:
+        draw(found, options.pictures)
+    print(json.dumps({"epochs": epochs, "found": found}))
 
 
 def build(way: str, data: TokenRows, seed: int) -> CrossModalModule:
@@ -229,32 +209,6 @@ def most_bytes(module: CrossModalModule, data: TokenRows) -> int:
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
     events.sort(key=lambda event: event.start_ns())
     return own + int(np.cumsum([event.nbytes() for event in events]).max())
-
-
-def summary(task: str, way: str, rows: list[dict[str, Any]], cost: dict[str, float]) -> dict[str, Any]:
-    """Return the means and deviations over the seeds."""
-    values = {name: [row["accuracy"][name] for row in rows] for name in rows[0]["accuracy"]}
-    return {
-        **{"task": task, "way": way, "parameters": rows[0]["parameters"], **cost},
-        "accuracy": {name: statistics.mean(of) for name, of in values.items()},
-        "deviation": {name: statistics.stdev(of) if len(of) > 1 else 0.0 for name, of in values.items()},
-    }
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return a task's table."""
-    conditions = list(rows[0]["accuracy"])
-    return markdown(
-        ["fusion", *conditions, "parameters", "steps/s", "tensors"],
-        [
-            [
-                row["way"],
-                *(f"{100 * row['accuracy'][name]:.2f} ± {100 * row['deviation'][name]:.2f}" for name in conditions),
-                *(f"{row['parameters']:,}", f"{row['steps/s']:.1f}", f"{row['bytes'] / 2**20:.0f} MiB"),
-            ]
-            for row in rows
-        ],
-    )
 
 
 if __name__ == "__main__":

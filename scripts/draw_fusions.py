@@ -20,13 +20,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from compare_fusion import BATCH, TASK, build, right, trainer
 from fusion_flows import FLOWS, draw_flow
 from markupsafe import Markup
-from token_rows import SPLITS, TokenRows, Tokens, easy_vqa
+from token_rows import SPLITS, TokenRows, Tokens, easy_vqa, easy_vqa_experts
 from torch import Tensor
 
 from crossmodal.check.charts import standalone
@@ -57,7 +58,9 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # that nothing is to be stored
     options.models.mkdir(parents=True, exist_ok=True)
     options.pictures.mkdir(parents=True, exist_ok=True)
-    data, example = in_places(easy_vqa(options.store, image="grid", question="all")), an_example()
+    experts = easy_vqa_experts(image="grid", question="all")
+    data = in_places(easy_vqa(experts, options.store, batch_size=BATCH))
+    example = an_example(experts["question"].transform.tokenizer)  # type: ignore[attr-defined]
     rows = data.splits["test"]
     batch = PairedDataset(rows, rows.sources)[np.array([example.row])]  # type: ignore[arg-type]
     for name in FLOWS:
@@ -113,7 +116,7 @@ class Example:
     answer: str
 
 
-def an_example() -> Example:
+def an_example(tokenizer: Any) -> Example:
     """Return the first row with `QUESTION`."""
     data = EasyVQA()
     rows = data.rows("test")
@@ -122,7 +125,7 @@ def an_example() -> Example:
     row = int(np.flatnonzero(rows.index["question"] == position)[0])
     stream = io.BytesIO()
     rows.sources["image"].load(int(rows.index["image"][row])).save(stream, "PNG", optimize=True)
-    pieces = ["(start)", *QUESTION.replace("?", " ?").split(), "(end)"]
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer(QUESTION)["input_ids"])
     return Example(row, pieces, stream.getvalue(), data.outputs[TASK][int(rows.targets[TASK][row])])
 
 

@@ -121,21 +121,29 @@ def without(rows: PairedRows, modality: str) -> PairedRows:
     return replace(rows, index={**rows.index, modality: np.full(len(rows), ABSENT)})
 
 
-def easy_vqa(store: Path, *, question: str = "mean", image: str = "pooled") -> TokenRows:
-    """Return configs/easy_vqa.yaml's rows over its experts' tokens, encoding what the store lacks.
+def easy_vqa_experts(*, question: str = "mean", image: str = "pooled") -> dict[str, Expert]:
+    """Return the experts of configs/easy_vqa.yaml.
 
     Args:
-        store: The feature store's folder.
         question: `tokens` of the text expert.
         image: `tokens` of the image expert.
     """
-    config = yaml.safe_load(CONFIG.read_text())
-    settings = {name: expert["init_args"] for name, expert in config["experts"].items()}
-    experts: dict[str, Expert] = {
+    settings = {name: expert["init_args"] for name, expert in yaml.safe_load(CONFIG.read_text())["experts"].items()}
+    return {
         "image": ImageExpert(**settings["image"] | {"tokens": image}),
         "question": TextExpert(**settings["question"] | {"tokens": question}),
     }
-    data = EasyVQA(**config["data"]["init_args"])
+
+
+def easy_vqa(experts: Mapping[str, Expert], store: Path, *, batch_size: int) -> TokenRows:
+    """Return configs/easy_vqa.yaml's rows over its experts' tokens, encoding what the store lacks.
+
+    Args:
+        experts: By modality.
+        store: The feature store's folder.
+        batch_size: Rows a batch.
+    """
+    data = EasyVQA(**yaml.safe_load(CONFIG.read_text())["data"]["init_args"])
     data.connect({name: expert.transform for name, expert in experts.items()})
     store_tokens(
         *(experts, data, FeatureStore(store), SPLITS),
@@ -144,11 +152,7 @@ def easy_vqa(store: Path, *, question: str = "mean", image: str = "pooled") -> T
         report=lambda encoded: print(encoded, flush=True),
         show_progress=False,
     )
-    return TokenRows(
-        {split: _in_memory(data, split) for split in SPLITS},
-        data.outputs,
-        batch_size=config["data"]["init_args"]["batch_size"],
-    )
+    return TokenRows({split: _in_memory(data, split) for split in SPLITS}, data.outputs, batch_size=batch_size)
 
 
 def _in_memory(data: PairedDataModule, split: Split) -> PairedRows:
