@@ -1,9 +1,9 @@
-"""What the meta-learner of `scripts/compare_fusion.py` does where the image's expert is broken in half of the test rows.
+"""What the meta-learner of `scripts/compare_fusion.py` does where the image is broken in half of the test rows.
 
-Trains the model of the task `nuisance` (seed 0), or takes the one that is kept. Prints, of whole and of broken rows, how
-novel the image is to the meta-learner, how much of it the fusion hears, and how often the fusion is right if it hears
-what the meta-learner lets it, all experts, or all but the image. Then how often the model is right with the weight of
-novelty that it has learned, and with others.
+Trains the model of the task `nuisance` (seed 0), or takes the one that is kept. Prints, of whole and of broken rows,
+how novel the image is to the meta-learner, how much of it the fusion hears, and how often the fusion is right if it
+hears what the meta-learner lets it, all experts, or all but the image. Then how often the model is right with the
+weight of novelty that it has learned, and with others.
 
     python scripts/inspect_meta_learner.py [--epochs 4] [--store runs/features] [--output runs/compare_fusion]
 """
