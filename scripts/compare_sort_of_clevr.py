@@ -41,7 +41,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "model.fusion": {
             "class_path": "crossmodal.fusion.MoEFusion",
             "init_args": {
-                **{"width": 64, "slots": 1, "layers": 6, "experts": 1, "top_k": 1, "min_experts": 1},
+                **{"width": 64, "slots": 1, "layers": 5, "experts": 1, "top_k": 1, "min_experts": 1},
                 **{"entropy": 0.0, "router_z": 0.0, "num_heads": 4, "dropout": 0.0},
             },
         },

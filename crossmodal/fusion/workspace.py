@@ -65,6 +65,7 @@ class WorkspaceFusion(TokenFusion):
             raise ValueError(f"sharpness must be above 0, not {sharpness}")
         self.rounds = rounds
         self.goal = goal
+        self.goal_shares = nn.ParameterDict()  # how far a modality that joins is a goal, too
         self.slots_LD = nn.Parameter(torch.randn(slots, width) / width**0.5)
         self.write = TransformerLayer(width, num_heads=num_heads, top_k=top_k, dropout=dropout)
         self.broadcast = TransformerLayer(width, num_heads=num_heads, dropout=dropout)
@@ -80,12 +81,27 @@ class WorkspaceFusion(TokenFusion):
         for layer in (self.write, self.broadcast, *self.later_writes, *self.later_broadcasts):
             layer.attention.sharpen(sharpness)
 
+    def add(self, modality: str) -> None:
+        """Add what tells a modality's tokens from others, and how far it is a goal: not at all, at first."""
+        super().add(modality)
+        if self.goal is not None:
+            self.goal_shares[modality] = nn.Parameter(torch.zeros(()))
+
+    @torch.no_grad()
+    def imitate(self, modality: str, like: str) -> None:
+        """Let the tokens of a modality be those of another, and be a goal if that is one."""
+        super().imitate(modality, like)
+        if self.goal is not None:
+            self.goal_shares[modality].fill_(float(self.goal_shares.get(like, like == self.goal)))
+
     def forward(self, tokens: dict[str, ExpertTokens]) -> Tensor:
         """Fuse to the slots after the last round, shape (B, L, D)."""
         tokens_BND, mask_BN = self.all_tokens(tokens)
         slots_BLD = self.slots_LD.expand(len(tokens_BND), -1, -1)
         if self.goal is not None:
             slots_BLD = slots_BLD + tokens[self.goal].mean().unsqueeze(1)
+            for modality in sorted(self.goal_shares.keys() & tokens.keys()):
+                slots_BLD = slots_BLD + self.goal_shares[modality] * tokens[modality].mean().unsqueeze(1)
         writes, broadcasts = [self.write, *self.later_writes], [self.broadcast, *self.later_broadcasts]
         for number in range(self.rounds):  # where weights are shared, those of the first round serve all
             slots_BLD = writes[number % len(writes)](slots_BLD, tokens_BND, mask_BN)
