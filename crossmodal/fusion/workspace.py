@@ -31,8 +31,8 @@ class WorkspaceFusion(TokenFusion):
         goal: A modality, such as a question, whose mean token is added to the slots at the start, so that it decides
             what is written from the first round on; a row without it begins with the slots alone.
         share_weights: All rounds have the same weights, as in the paper.
-        sharpness: Factor of the weights that queries and keys begin with. Where an answer must be looked up in several
-            steps, attention that is even at first learns it late; 2 or 3 makes it choose from the start.
+        sharpness: Factor of the weights that queries and keys begin with: at 1 attention is nearly even at first, above
+            that it chooses from the start, whatever it chooses.
         num_heads: H of all attention.
         dropout: In the feed-forward layers.
 
