@@ -57,7 +57,8 @@ class Selector(nn.Module):
         costs: Of running each expert for a row, in any unit; by default its floating point operations for an input
             are counted, divided by how many training rows share one.
         hidden: H.
-        explore: Share of the training rows for which others are drawn, so that what is never chosen is judged, too.
+        explore: Share of the training rows for which others are drawn, so that what is never chosen is learned with and
+            judged, too.
         balance: Weight of the load balancing loss, which keeps some experts from being chosen always.
         worth_z: Weight of the size of what experts are thought to be worth.
 
@@ -75,7 +76,7 @@ class Selector(nn.Module):
         budget: float | None = None,
         costs: dict[str, float] | None = None,
         hidden: int = 32,
-        explore: float = 0.2,
+        explore: float = 0.5,
         balance: float = 0.01,
         worth_z: float = 1e-3,
     ) -> None:
@@ -185,8 +186,11 @@ class Selector(nn.Module):
         }
 
     def gain_loss(self, worth_B: Tensor, gain_B: Tensor) -> Tensor:
-        """Return how far what an expert was thought to be worth is from what it was worth."""
-        return F.smooth_l1_loss(worth_B, gain_B.clamp(-MOST_WORTH, MOST_WORTH))
+        """Return how far what an expert was thought to be worth is from what it was worth.
+
+        Squared: the mean counts. Most rows gain nothing and some much, so that a median would say that none does.
+        """
+        return F.mse_loss(worth_B, gain_B.clamp(-MOST_WORTH, MOST_WORTH))
 
     def known_costs(self) -> dict[str, float]:
         """Return the cost of each expert.
