@@ -96,6 +96,7 @@ class CompositeExpert(Expert):
             raise ValueError(f"{run}: none of its experts is frozen with precision: auto, so that none can be cast")
         # code, layers, and the precision that they are told: all that changes their tokens but the weights
         inside = [one.fingerprint() if one.frozen else digest_of(one.describe()) for one in experts.values()]
+        parts = {"projections": model.projections, "fusion": model.fusion, "mixture": model.mixture}
         transform = CompositeTransform({name: one.transform for name, one in experts.items()})
         super().__init__(
             model,
@@ -104,7 +105,7 @@ class CompositeExpert(Expert):
             freeze=freeze,
             precision="auto" if precision == "auto" and can_choose else "float32",
             # experts say themselves what they are: their layers may have been made faster ones
-            original=nn.ModuleDict({"projections": model.projections, "fusion": model.fusion}),
+            original=nn.ModuleDict({name: part for name, part in parts.items() if part is not None}),
         )
         self._run = run  # a path, which the tokens do not depend on
         self._own_precision = own
@@ -130,6 +131,11 @@ class CompositeExpert(Expert):
         for name, own in self._own_precision.items():
             expert: Expert = self.network.experts[name]  # type: ignore[assignment]
             expert.set_precision(precision if own == "auto" else own)
+
+    def why_not_stored(self) -> str | None:
+        """Return why not, as for any expert; nor where a meta-learner looks at all inputs of a batch together."""
+        beside = "its meta-learner judges inputs by those beside them" if self.network.mixture is not None else None
+        return super().why_not_stored() or beside
 
     def label(self) -> str:
         """Return the run, too."""

@@ -151,6 +151,8 @@ class MetaLearner(nn.Module):
         """
         shares = shares_BE.to(self.silent_ED.dtype).unbind(1)
         return {
-            name: ExpertTokens(silent_D.lerp(tokens[name].tokens_BND, share_B[:, None, None]), tokens[name].mask_BN)
+            name: ExpertTokens(
+                silent_D.lerp(tokens[name].tokens_BND.to(silent_D.dtype), share_B[:, None, None]), tokens[name].mask_BN
+            )
             for name, silent_D, share_B in zip(self.experts, self.silent_ED, shares, strict=True)
         }

@@ -188,7 +188,9 @@ class Mixture(nn.Module):
         available_BE = torch.stack([batch.present(name) for name in self.networks], dim=1)
         said = self.say(tokens, batch).detached()
         worth_BE = self.selector(said.readings_BED, self.facts(said), said.present_BE, available_BE, self.record()[:-1])
-        return Choice(worth_BE, self.selector.choose(worth_BE, available_BE), available_BE, self.selector.known_costs())
+        return Choice(
+            worth_BE, self.selector.choose(worth_BE, available_BE), available_BE, self.selector.known_costs(), batch
+        )
 
     def score(self, said: Said) -> Scores:
         """Score the experts of each row."""

@@ -204,6 +204,7 @@ class CrossModalModule(LightningModule):
             terms = self._terms(tokens, self.model.predict(tokens, batch), batch)
         else:
             terms = learn(self.model.mixture, self.objective, tokens, batch, self.model.fuse, choice)
+            refuse_untargeted(terms, dict(self.heads), batch.ids)
             terms |= self._further_terms(tokens, batch)
         terms = self.balancing.learn(self.model, self.objective, tokens, batch, terms)
         if not terms:

@@ -179,11 +179,12 @@ class PredictionWriter(Callback):
         reported: dict[str, Any] = {}
         for task, predicted in outputs.items():
             prefix = "" if len(outputs) == 1 else f"{task}/"
-            by_member = {f"prediction/{name}": said for name, said in predicted["members"].items()}
-            for name, decisions in {"prediction": predicted["prediction"], **by_member}.items():
-                # a batch in which no label is on does not say what its lists are of
-                labels = pa.list_(pa.string()) if decisions == [[]] * len(decisions) else None
-                decided[f"{prefix}{name}"] = pa.array(decisions, labels)
+            decisions = predicted["prediction"]
+            # a batch in which no label is on does not say what its lists are of, nor one in which a member says nothing
+            labels = pa.list_(pa.string()) if decisions == [[]] * len(decisions) else None
+            decided[f"{prefix}prediction"] = pa.array(decisions, labels)
+            for name, said in predicted["members"].items():
+                decided[f"{prefix}prediction/{name}"] = pa.array(said, decided[f"{prefix}prediction"].type)
             values_BC = predicted["reported"].float().cpu()
             for name, values_B in zip(self.columns[task], values_BC.unbind(-1), strict=True):
                 reported[f"{prefix}{name}"] = values_B.numpy()

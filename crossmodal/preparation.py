@@ -159,9 +159,9 @@ def prepare_mixture(mixture: Mixture, data: PairedDataModule, experts: Mapping[s
     """Let a mixture know which rows are held out together, and its selector what experts cost."""
     if (rows := data.rows("train")) is None:
         return
-    mixture.held_out_by = most_varied(rows)
-    if mixture.selector is not None and mixture.selector.costs is None:
-        mixture.selector.learn_costs(count_operations(data, experts))
+    mixture.held_out_by = most_varied(rows, experts)
+    if mixture.selector is not None:
+        mixture.selector.learn_costs(mixture.selector.costs or count_operations(data, experts))
 
 
 def count_operations(data: PairedDataModule, experts: Mapping[str, Expert]) -> dict[str, float]:
@@ -182,17 +182,26 @@ def count_operations(data: PairedDataModule, experts: Mapping[str, Expert]) -> d
                 f"model.selector: no training row has an input for experts.{name}, so that its cost cannot be counted; "
                 "give model.selector.init_args.costs"
             )
-        for inputs in _batches(data, name, [positions[:1]], 0):
-            device = next(chain(expert.parameters(), expert.buffers()), torch.zeros(())).device
-            with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # which fails without
-                expert.encode(move_data_to_device(inputs, device))
-            parameters = sum(parameter.numel() for parameter in expert.parameters())
-            counted[name] = max(counter.get_total_flops(), 2 * parameters, 1) * len(positions) / num_rows
+        first = ([position] for position in positions)
+        inputs = next(_batches(data, name, map(np.array, first), 0), None)
+        if inputs is None:
+            raise ValueError(f"model.selector: no training row has an input for experts.{name} that can be read")
+        counted[name] = _operations(expert, inputs) * len(positions) / num_rows
     return counted
 
 
+def _operations(expert: Expert, inputs: Any) -> int:
+    device = next(chain(expert.parameters(), expert.buffers()), torch.zeros(())).device
+    was_training = expert.training
+    expert.eval()  # one input has no statistics to learn of
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # which fails without
+        expert.encode(move_data_to_device(inputs, device))
+    expert.train(was_training)
+    return max(int(counter.get_total_flops()), 2 * sum(parameter.numel() for parameter in expert.parameters()), 1)
+
+
 def _batches(
-    data: PairedDataModule, modality: str, batches: list[NDArray[np.int64]], num_workers: int
+    data: PairedDataModule, modality: str, batches: Iterable[NDArray[np.int64]], num_workers: int
 ) -> Iterator[Any]:
     rows = data.rows("train")
     assert rows is not None

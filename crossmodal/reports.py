@@ -52,7 +52,9 @@ def report(
         if answers is not None:
             reported_BC = torch.cat([reported_BC, answers.weights_BM, answers.disagreement[task].unsqueeze(1)], dim=1)
             for number, name in enumerate((*answers.experts, FUSION)):
-                members[name] = head.decide(head.opinions().raw(answers.members[task][:, number]), names[task])
+                decided = head.decide(head.opinions().raw(answers.members[task][:, number]), names[task])
+                there_B = answers.present_BE[:, number].tolist() if name != FUSION else [True] * len(decided)
+                members[name] = [one if there else None for one, there in zip(decided, there_B, strict=True)]
         prediction = head.decide(outputs[task], names[task])
         predicted[task] = Prediction(prediction=prediction, members=members, reported=reported_BC)
     return predicted

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossmodal.meta_learner import FACTS
+from datamodules.batch import PairedBatch
 
 PRICE_RATE = 0.1  # share of a batch in the price
+MARGIN = 1e-3
 MOST_WORTH = 5.0  # a gain beyond is as good as any: one row must not drown the others
 SCALE = 4.0  # of a unit of the last layer, so that few steps tell much
 
@@ -35,12 +37,14 @@ class Choice:
         chosen_BE: Whether the row has the expert's input, and is given the expert.
         available_BE: Whether the row has the expert's input.
         costs: Of running each expert for a row, in their order.
+        whole: The batch as it was.
     """
 
     worth_BE: Tensor
     chosen_BE: Tensor
     available_BE: Tensor
     costs: Mapping[str, float]
+    whole: PairedBatch
 
 
 class Selector(nn.Module):
@@ -167,7 +171,8 @@ class Selector(nn.Module):
         too_much_X = cost_X[order_X].cumsum(0) > allowed
         at = int(too_much_X.int().argmax()) if too_much_X.any() else len(cost_X) - 1
         price = for_cost_X[at] if too_much_X.any() else torch.zeros_like(self.price)
-        self.price.lerp_(price.clamp_min(0).to(self.price), PRICE_RATE)
+        # a little above: where rows are alike all would be worth just the price, and none must be too much
+        self.price.lerp_(price.clamp_min(0).to(self.price) * (1 + MARGIN), PRICE_RATE)
 
     def terms(self, choice: Choice) -> dict[str, Tensor]:
         """Return the losses that need no targets: of the load, and of the size."""
@@ -209,10 +214,20 @@ class Selector(nn.Module):
         return self._costs
 
     def learn_costs(self, counted: Mapping[str, float]) -> None:
-        """Take the cost of each expert, if the configuration gives none."""
+        """Take the cost of each expert, if the configuration gives none.
+
+        Raises:
+            ValueError: Those that always run cost more than the budget.
+        """
         if self.costs is None:
             self._costs = {}
             self.cost_E.copy_(torch.tensor([counted[name] for name in self.experts]))
+        share = float(self.cost_E[self.first_E].sum() / self.cost_E.sum())
+        if self.budget is not None and share >= self.budget:
+            raise ValueError(
+                f"model.selector: {', '.join(self.first)} always run and cost {share:.2f} of all, so that a budget of "
+                f"{self.budget} leaves nothing to choose; raise it, or leave one out of first"
+            )
 
 
 def _top(values_BE: Tensor, among_BE: Tensor, count: int) -> Tensor:

@@ -9,7 +9,7 @@ Legend: U distinct inputs, B rows, E experts, M members (the experts, then their
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -55,7 +55,9 @@ def learn(
             assert usual is not None
             usual.learn(own.mean()[own.mask_BN.any(1)].detach())
     rate = mixture.meta_learner.corruption
-    held_B = held_out(batch, mixture.meta_learner.held_out, mixture.held_out_by)
+    # by the batch as it was: a row must not change sides where its input is not chosen
+    whole = batch if choice is None else choice.whole
+    held_B = held_out(whole, mixture.meta_learner.held_out, mixture.held_out_by)
     terms: dict[str, Tensor] = {}
     if held_B.any():
         rows = batch.select(held_B)
@@ -89,9 +91,9 @@ def held_out(batch: PairedBatch, share: float, by: str | None) -> Tensor:
     return numbers_B < share * 2**32
 
 
-def most_varied(rows: PairedRows) -> str:
-    """Return the modality of which rows have most distinct inputs: a row cannot be new where its inputs are known."""
-    return max(rows.index, key=lambda modality: len(rows.used(modality)))
+def most_varied(rows: PairedRows, experts: Iterable[str]) -> str:
+    """Return the expert of which rows have most distinct inputs: a row cannot be new where its inputs are known."""
+    return max(experts, key=lambda expert: len(rows.used(expert)))
 
 
 def _learn_to_answer(

@@ -52,3 +52,31 @@ def test_it_is_kept(familiarity: Familiarity) -> None:
     other.load_state_dict(familiarity.state_dict())
     inputs_UD = drawn(8)
     assert torch.equal(other.novelty(inputs_UD), familiarity.novelty(inputs_UD))
+
+
+@pytest.mark.parametrize("count", [1, 4, 64])
+@pytest.mark.parametrize("mean", [0.0, 100.0, 1000.0])
+def test_tokens_far_from_zero_or_all_alike(mean: float, count: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    for deviation in (1.0, 0.0):
+        familiarity = Familiarity(16)
+        for _ in range(50):
+            means_UD = mean + deviation * torch.randn(count, 16, generator=draw)
+            means_UD[:, 0] = torch.nan if count == 1 else mean
+            familiarity.learn(means_UD)
+        usual_U = familiarity.novelty(mean + deviation * torch.randn(64, 16, generator=draw))
+        assert usual_U.isfinite().all()
+        if count == 64 and deviation:
+            assert usual_U.mean() < 0.5 < familiarity.novelty(mean + 20 * torch.randn(64, 16, generator=draw)).mean()
+
+
+def test_it_is_the_covariance_of_all_that_came() -> None:
+    draw = torch.Generator().manual_seed(0)
+    familiarity = Familiarity(4)
+    batches = [5 + torch.randn(8, 4, generator=draw) for _ in range(10)]
+    for means_UD in batches:
+        familiarity.learn(means_UD)
+    along_UK = torch.cat(batches) @ familiarity.directions_DK
+    torch.testing.assert_close(familiarity.mean_K, along_UK.mean(0), atol=1e-4, rtol=1e-4)
+    expected_KK = (along_UK - along_UK.mean(0)).T @ (along_UK - along_UK.mean(0)) / 80
+    torch.testing.assert_close(familiarity.covariance_KK, expected_KK, atol=1e-4, rtol=1e-4)

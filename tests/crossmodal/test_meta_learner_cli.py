@@ -48,7 +48,9 @@ def test_what_is_predicted(crossmodal: Zygote, folder: Path) -> None:
     for row, modalities in enumerate(table["modalities"]):
         weights = {name: table[f"weight/{name}"][row] for name in (*experts, "fusion")}
         assert sum(weights.values()) == pytest.approx(1, abs=1e-5)
-        assert all(weights[name] == 0 for name in experts if name not in modalities.split("+"))
+        lacking = [name for name in experts if name not in modalities.split("+")]
+        assert all(weights[name] == 0 for name in lacking)
+        assert all((table[f"prediction/{name}"][row] is None) == (name in lacking) for name in experts)
     assert all(f"prediction/{name}" in table for name in (*experts, "fusion"))
 
 

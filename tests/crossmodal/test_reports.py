@@ -19,7 +19,10 @@ def test_of_a_mixture() -> None:
     assert said["prediction"] == [names[number] for number in outputs["answer"].argmax(1).tolist()]
     assert said["members"].keys() == {*NAMES, "fusion"}
     seen = answers.members["answer"][:, 0].argmax(1).tolist()
-    assert said["members"]["sees"] == [names[number] for number in seen]
+    there = answers.present_BE[:, 0].tolist()
+    assert not all(there)
+    expected = [names[number] if has else None for number, has in zip(seen, there, strict=True)]
+    assert said["members"]["sees"] == expected  # who has not seen says nothing
     columns = reported_columns(heads["answer"], names, list(NAMES))  # type: ignore[arg-type]
     assert columns[CLASSES:] == ["weight/sees", "weight/guesses", "weight/fusion", "disagreement"]
     assert said["reported"].shape == (64, len(columns))

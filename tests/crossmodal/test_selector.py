@@ -14,7 +14,7 @@ from crossmodal.mixture import Mixture
 from crossmodal.model import CrossModalModel
 from crossmodal.objectives import TaskObjective
 from crossmodal.selector import Choice, Selector
-from crossmodal.stacking import learn
+from crossmodal.stacking import held_out, learn
 from experts.base import ExpertTokens
 from tests.crossmodal.mixtures import NAMES, a_batch, a_model
 
@@ -86,7 +86,7 @@ def test_balance_is_least_where_the_load_is_even() -> None:
 
     def balance(worth_BE: Tensor) -> float:
         chosen_BE = selector.choose(worth_BE, available_BE)
-        return float(selector.terms(Choice(worth_BE, chosen_BE, available_BE, {}))["selector/balance"])
+        return float(selector.terms(Choice(worth_BE, chosen_BE, available_BE, {}, a_batch(4)))["selector/balance"])
 
     assert balance(20 * torch.eye(4)) == pytest.approx(1)
     assert balance(torch.tensor([20.0, 0, 0, 0]).expand(4, -1)) == pytest.approx(4)
@@ -179,3 +179,45 @@ def test_it_learns_which_rows_need_the_costly_one() -> None:
     assert ran_B[1::2].float().mean() > 0.9
     assert ran_B[::2].float().mean() < 0.1
     assert right_B.float().mean() > 0.85
+
+
+@pytest.mark.parametrize("budget", [0.3, 0.5, 0.75])
+def test_rows_that_are_alike_do_not_break_the_budget(budget: float) -> None:
+    selector = a_selector(budget=budget)
+    worth_BE, available_BE = torch.ones(64, 4), torch.ones(64, 4, dtype=torch.bool)
+    for _ in range(200):
+        selector.learn_price(worth_BE, available_BE)
+    assert selector.choose(worth_BE, available_BE).float().mean() <= budget
+
+
+def test_a_budget_that_those_who_always_run_exceed() -> None:
+    selector = a_selector(budget=0.4, first=["a", "b"], costs=None)
+    with pytest.raises(ValueError, match=r"a, b always run and cost 0.50 of all, so that a budget of 0.4 leaves"):
+        selector.learn_costs(dict.fromkeys(FOUR, 1.0))
+
+
+def test_held_out_rows_stay_so_whatever_is_chosen() -> None:
+    costs = dict.fromkeys(NAMES, 1.0)
+    model = a_model(selector=partial(Selector, first=["guesses"], budget=0.75, costs=costs), held_out=0.5).train()
+    assert isinstance(model.mixture, Mixture)
+    model.mixture.held_out_by = "sees"
+    batch = a_batch(200)
+    held_B = held_out(batch, 0.5, "sees")
+    trains = []
+    for rows in (batch.select(held_B), batch.select(~held_B)):
+        for _ in range(5):
+            tokens, given, choice = model.observe(rows)
+            trains.append("answer" in learn(model.mixture, TaskObjective(), tokens, given, model.fuse, choice))
+    assert trains == [False] * 5 + [True] * 5
+
+
+def test_it_trains_in_mixed_precision() -> None:
+    costs = dict.fromkeys(NAMES, 1.0)
+    model = a_model(selector=partial(Selector, first=["guesses"], budget=0.75, costs=costs), held_out=0.5).train()
+    assert isinstance(model.mixture, Mixture)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        tokens, given, choice = model.observe(a_batch(64))
+        terms = learn(model.mixture, TaskObjective(), tokens, given, model.fuse, choice)
+    torch.stack([term.float() for term in terms.values()]).sum().backward()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model.eval()(a_batch(64))["answer"].isfinite().all()
