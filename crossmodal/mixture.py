@@ -138,7 +138,6 @@ class Mixture(nn.Module):
         self.meta_learner = meta_learner
         self.selector = selector
         self.record = TrackRecord(len(self.networks) + 1)
-        self.held_out_by: str | None = None  # rows that share an input of this modality are held out together
 
     @property
     def heads(self) -> Mapping[str, Head]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from crossmodal.heads import Head
 from crossmodal.mixture import Answers
+from crossmodal.opinions import for_each
 from crossmodal.selector import Choice
 
 FUSION = "fusion"  # as figures and predictions name the last member
@@ -61,9 +62,7 @@ class MixtureFigures(RowMeans):
             self.add(f"{prefixes[task]}disagreement", answers.disagreement[task], every_B)
             if task not in targets:
                 continue
-            target_BM = targets[task].unsqueeze(1)
-            target_BM = target_BM.expand(-1, answers_BMC.shape[1], *target_BM.shape[2:])
-            right_BM = heads[task].opinions().right(answers_BMC, target_BM)
+            right_BM = heads[task].opinions().right(answers_BMC, for_each(targets[task], answers_BMC.shape[1]))
             for number, name in enumerate((*answers.experts, FUSION)):
                 self.add(f"{prefixes[task]}alone/{name}", right_BM[:, number], present_BM[:, number])
 

@@ -156,8 +156,8 @@ class CrossModalModule(LightningModule):
         refuse_to_cast(self.experts, str(self.trainer.precision))
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, PairedDataModule):
-            if stage == "fit" and any(self.modality_dropout.values()):
-                raise ValueError("model.modality_dropout needs a PairedDataModule")
+            if stage == "fit" and (any(self.modality_dropout.values()) or self.model.mixture is not None):
+                raise ValueError("model.modality_dropout and model.meta_learner need a PairedDataModule")
             return
 
         def report(encoded: Encoded) -> None:
@@ -203,7 +203,7 @@ class CrossModalModule(LightningModule):
         if self.model.mixture is None:
             terms = self._terms(tokens, self.model.predict(tokens, batch), batch)
         else:
-            terms = learn(self.model.mixture, self.objective, tokens, batch, self.model.fuse, choice)
+            terms = learn(self.model, self.objective, tokens, batch, choice)
             refuse_untargeted(terms, dict(self.heads), batch.ids)
             terms |= self._further_terms(tokens, batch)
         terms = self.balancing.learn(self.model, self.objective, tokens, batch, terms)

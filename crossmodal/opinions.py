@@ -17,6 +17,11 @@ from torch.nn import functional as F
 LEAST = 1e-30  # probability, in a logarithm
 
 
+def for_each(targets_B: Tensor, members: int) -> Tensor:
+    """Give each of several members' answers its row's target: (B, ...) to (B, members, ...)."""
+    return targets_B.unsqueeze(1).expand(-1, members, *targets_B.shape[1:])
+
+
 class Opinions(ABC):
     """Answers to one task."""
 

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from crossmodal.encoder import in_batches, num_encode_workers
 from crossmodal.heads import Head
 from crossmodal.mixture import Mixture
-from crossmodal.stacking import most_varied
+from crossmodal.stacking import HELD_OUT, held_out
 from datamodules.batch import ABSENT
 from datamodules.faults import Fault
 from datamodules.loading import BatchLoader
@@ -156,10 +156,10 @@ def learn_statistics(
 
 
 def prepare_mixture(mixture: Mixture, data: PairedDataModule, experts: Mapping[str, Expert]) -> None:
-    """Let a mixture know which rows are held out together, and its selector what experts cost."""
+    """Hold out rows that train the meta-learner, and let its selector know what experts cost."""
     if (rows := data.rows("train")) is None:
         return
-    mixture.held_out_by = most_varied(rows, experts)
+    data.mark("train", HELD_OUT, held_out(rows, mixture.meta_learner.held_out, experts))
     if mixture.selector is not None:
         mixture.selector.learn_costs(mixture.selector.costs or count_operations(data, experts))
 

@@ -8,33 +8,36 @@ Legend: U distinct inputs, B rows, E experts, M members (the experts, then their
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossmodal.corruption import corrupt, examine
 from crossmodal.meta_learner import Scores
-from crossmodal.mixture import Answers, Fuse, Mixture, Said
+from crossmodal.mixture import Answers, Mixture, Said
+from crossmodal.model import CrossModalModel
 from crossmodal.objectives import TaskObjective
+from crossmodal.opinions import for_each
 from crossmodal.selector import Choice
 from datamodules.batch import ABSENT, PairedBatch
 from datamodules.rows import PairedRows
 from experts.base import ExpertTokens
 
-HEARD = 0.5  # share of the rows on which the fusion learns with all experts heard
-SILENCE = 0.1  # rate at which it learns without one; one always stays
+HELD_OUT = "held_out"  # the kind of rows that train the meta-learner, and nothing else
+SILENCE = 0.1  # rate at which the fusion learns to do without an expert of a row; one always stays
 
 
 def learn(
-    mixture: Mixture,
+    model: CrossModalModel,
     objective: TaskObjective,
     tokens: Mapping[str, ExpertTokens],
     batch: PairedBatch,
-    fuse: Fuse,
     choice: Choice | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms of the loss: of the fusion by task, `own/EXPERT` of its own head, `weights` and `score_z`.
@@ -42,99 +45,120 @@ def learn(
     With a selector also those of what it chose: `selector/gain`, `selector/balance` and `selector/z`.
 
     Args:
-        mixture: Its running figures are updated.
+        model: Has a mixture, whose running figures are updated.
         objective: The loss of an answer.
         tokens: Of the distinct inputs.
-        batch: B rows.
-        fuse: Asks the fusion.
+        batch: B rows, which say whether they are of the kind `HELD_OUT`.
         choice: What a selector chose; the batch is as if rows lacked all else.
     """
-    for name, own in tokens.items():
-        if name in mixture.networks:
-            usual = mixture.network(name).familiarity
-            assert usual is not None
-            usual.learn(own.mean()[own.mask_BN.any(1)].detach())
+    mixture = model.mixture
+    assert mixture is not None
     rate = mixture.meta_learner.corruption
-    # by the batch as it was: a row must not change sides where its input is not chosen
-    whole = batch if choice is None else choice.whole
-    held_B = held_out(whole, mixture.meta_learner.held_out, mixture.held_out_by)
+    held_B = batch.kinds[HELD_OUT]
     terms: dict[str, Tensor] = {}
     if held_B.any():
         rows = batch.select(held_B)
-        _note_gain(mixture, objective, tokens, rows, fuse)
+        _note_gain(model, objective, tokens, rows)
         worse = {name: examine(own, rate) for name, own in tokens.items()}
-        terms |= _learn_to_weigh(mixture, objective, worse, rows, fuse)
+        terms |= _learn_to_weigh(model, objective, worse, rows)
         if choice is not None:
-            terms |= _learn_to_choose(mixture, tokens, rows, fuse, choice, held_B)
+            terms |= _learn_to_choose(model, tokens, rows, choice, held_B)
     if not held_B.all():  # last: the fusion's own terms are of these rows
         rows = batch.select(~held_B)
+        _become_familiar(mixture, tokens, rows)
         worse = {name: corrupt(own, rate) for name, own in tokens.items()}
-        terms |= _learn_to_answer(mixture, objective, tokens, worse, rows, fuse)
+        terms |= _learn_to_answer(model, objective, tokens, worse, rows)
     return terms
 
 
-def held_out(batch: PairedBatch, share: float, by: str | None) -> Tensor:
-    """Return which rows train only the meta-learner, bool of shape (B,): always the same ones.
+def held_out(rows: PairedRows, share: float, experts: Iterable[str]) -> NDArray[np.bool_]:
+    """Return which rows of a split train only the meta-learner, shape (R,): always the same ones.
+
+    Rows with the same input of the expert of which they have most distinct ones are held out together: a row cannot be
+    new where its input is known. Rows that lack it are held out each by itself.
 
     Args:
-        batch: B rows.
-        share: Of all rows.
-        by: Rows with the same input of this modality are held out together; other rows each by its id.
+        rows: R rows.
+        share: Of the distinct inputs; at least one, as long as another is left.
+        experts: Their names.
     """
-    names = list(batch.ids)
-    index_B = next(iter(batch.index.values()))
-    if by in batch.positions:
-        index_B = batch.index[by]
-        positions_B = batch.positions[by][index_B.clamp_min(0)].tolist()
-        names = [str(p) if i >= 0 else name for p, i, name in zip(positions_B, index_B.tolist(), names, strict=True)]
-    numbers_B = torch.tensor([zlib.crc32(name.encode()) for name in names], device=index_B.device)
-    return numbers_B < share * 2**32
+    index_R = rows.index[max(experts, key=lambda expert: len(rows.used(expert)))]
+    own_R = np.arange(len(rows)) + index_R.max() + 1
+    groups, group_R = np.unique(np.where(index_R == ABSENT, own_R, index_R), return_inverse=True)
+    count = min(max(1, round(share * len(groups))), len(groups) - 1)
+    is_held = np.zeros(len(groups), dtype=np.bool_)
+    is_held[np.random.default_rng(0).permutation(len(groups))[:count]] = True
+    held_R: NDArray[np.bool_] = is_held[group_R]
+    return held_R
 
 
-def most_varied(rows: PairedRows, experts: Iterable[str]) -> str:
-    """Return the expert of which rows have most distinct inputs: a row cannot be new where its inputs are known."""
-    return max(experts, key=lambda expert: len(rows.used(expert)))
+@contextmanager
+def _as_in_use(model: CrossModalModel) -> Iterator[None]:
+    """Let what comes after the experts be in eval mode, while the model trains."""
+    assert model.fusion is not None
+    assert model.mixture is not None
+    parts: tuple[nn.Module, ...] = (model.fusion, model.heads, model.mixture)
+    modes = [part.training for part in parts]
+    for part in parts:
+        part.eval()
+    try:
+        yield
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.train(mode)
+
+
+def _become_familiar(mixture: Mixture, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> None:
+    for name, own in tokens.items():
+        if name in mixture.networks:
+            familiarity = mixture.network(name).familiarity
+            assert familiarity is not None
+            is_used_U = torch.zeros_like(own.mask_BN[:, 0])
+            is_used_U[batch.index[name][batch.present(name)]] = True
+            familiarity.learn(own.mean()[is_used_U & own.mask_BN.any(1)].detach())
 
 
 def _learn_to_answer(
-    mixture: Mixture,
+    model: CrossModalModel,
     objective: TaskObjective,
     tokens: Mapping[str, ExpertTokens],
     worse: Mapping[str, ExpertTokens],
     batch: PairedBatch,
-    fuse: Fuse,
 ) -> dict[str, Tensor]:
     """Return the losses of the fusion and of the experts' own networks.
 
     They learn of tokens as they are, and corrupted, but not of all that the meta-learner is examined with: it is to
     know how they do with what they never saw.
     """
+    mixture = model.mixture
+    assert mixture is not None
     said, said_worse = mixture.say(tokens, batch), mixture.say(worse, batch)
-    # of some rows the fusion hears all, as it is; of the others what it will hear of experts, some of which are broken
-    is_clean_B = torch.rand(len(batch), device=said.present_BE.device) < HEARD
     with torch.no_grad():
-        shares_BE = torch.where(is_clean_B.unsqueeze(1), 1.0, mixture.score(said_worse).shares())
-    fused = fuse(*_either(tokens, worse, batch, is_clean_B), shares_BE * _kept(said.present_BE))
-    terms: dict[str, Tensor] = objective(mixture.heads, fused, batch.targets)
+        shares_BE = mixture.score(said_worse).shares() * _kept(said.present_BE)
+    # the fusion learns of each row twice: with all experts as they are, which costs it nothing of what a plain one
+    # would learn; and with what it will hear of experts, some of which are broken
+    both, twice = _followed_by(tokens, worse, batch)
+    fused = model.fuse(both, twice, torch.cat([torch.ones_like(shares_BE), shares_BE]))
+    terms: dict[str, Tensor] = objective(mixture.heads, fused, twice.targets)
     for heard in (said, said_worse):
         for name, loss in own_losses(mixture.networks, objective, heard, batch).items():
             terms[name] = terms.get(name, 0) + mixture.meta_learner.own * loss
     return terms
 
 
-def _either(
-    first: Mapping[str, ExpertTokens], second: Mapping[str, ExpertTokens], batch: PairedBatch, is_first_B: Tensor
+def _followed_by(
+    first: Mapping[str, ExpertTokens], second: Mapping[str, ExpertTokens], batch: PairedBatch
 ) -> tuple[dict[str, ExpertTokens], PairedBatch]:
-    """Return tokens, and the batch such that some of its rows have the first ones, the others the second."""
-    index, tokens = dict(batch.index), {}
+    """Return tokens, and a batch of each row twice: all with the first ones, then all with the second."""
+    tokens, index = {}, {name: index_B.repeat(2) for name, index_B in batch.index.items()}
     for name, one in first.items():
-        other = second[name]
+        other, index_B = second[name], batch.index[name]
         tokens[name] = ExpertTokens(
             torch.cat([one.tokens_BND, other.tokens_BND]), torch.cat([one.mask_BN, other.mask_BN])
         )
-        is_first_or_absent_B = is_first_B | (index[name] == ABSENT)
-        index[name] = torch.where(is_first_or_absent_B, index[name], index[name] + len(one))
-    return tokens, replace(batch, index=index)
+        index[name] = torch.cat([index_B, torch.where(index_B == ABSENT, ABSENT, index_B + len(one))])
+    targets = {task: torch.cat([target, target]) for task, target in batch.targets.items()}
+    return tokens, replace(batch, index=index, targets=targets, ids=[*batch.ids, *batch.ids], kinds={})
 
 
 def _kept(present_BE: Tensor) -> Tensor:
@@ -163,14 +187,17 @@ def own_losses(networks: nn.ModuleDict, objective: TaskObjective, said: Said, ba
 
 
 def _learn_to_weigh(
-    mixture: Mixture, objective: TaskObjective, tokens: Mapping[str, ExpertTokens], batch: PairedBatch, fuse: Fuse
+    model: CrossModalModel, objective: TaskObjective, tokens: Mapping[str, ExpertTokens], batch: PairedBatch
 ) -> dict[str, Tensor]:
+    mixture = model.mixture
+    assert mixture is not None
     tokens = {name: ExpertTokens(own.tokens_BND.detach(), own.mask_BN) for name, own in tokens.items()}
     said = mixture.say(tokens, batch).detached()
     scores = mixture.score(said)
     # the way back ends at the scores: what they weigh must not learn from rows that say how well it has learned
     leaf = Scores(scores.scores_BE.detach().requires_grad_(), scores.context_BH)
-    fused = fuse(tokens, batch, leaf.shares())
+    with _as_in_use(model):
+        fused = model.fuse(tokens, batch, leaf.shares())
     fusion_B = mixture.score_fusion(said, scores, fused)
     fusion_leaf_B = fusion_B.detach().requires_grad_()
     answers = mixture.weigh(said, leaf, fused, fusion_leaf_B)
@@ -191,16 +218,17 @@ def _learn_to_weigh(
 
 
 def _learn_to_choose(
-    mixture: Mixture,
+    model: CrossModalModel,
     tokens: Mapping[str, ExpertTokens],
     batch: PairedBatch,
-    fuse: Fuse,
     choice: Choice,
     held_B: Tensor,
 ) -> dict[str, Tensor]:
     """Compare what an expert of each row was thought to be worth with what it is, beside some of the others."""
+    mixture = model.mixture
+    assert mixture is not None
+    assert mixture.selector is not None
     selector = mixture.selector
-    assert selector is not None
     selector.learn_price(choice.worth_BE[held_B].detach(), choice.available_BE[held_B])
     first_BE = choice.chosen_BE[held_B] & selector.first_E
     others_BE = choice.chosen_BE[held_B] & ~selector.first_E
@@ -208,10 +236,10 @@ def _learn_to_choose(
     which_BE = others_BE & (draw_BE == (draw_BE * others_BE).amax(1, keepdim=True))
     beside_BE = others_BE & ~which_BE & (torch.rand_like(draw_BE) < torch.rand_like(draw_BE[:, :1]))
     tried_B = which_BE.any(1)
-    with torch.no_grad():
+    with torch.no_grad(), _as_in_use(model):
         said = mixture.say(tokens, batch)
         without_B, with_B = (
-            _losses(mixture, said.hearing(heard_BE), tokens, _hearing(batch, mixture, heard_BE), fuse)
+            _losses(model, said.hearing(heard_BE), tokens, _hearing(batch, mixture, heard_BE))
             for heard_BE in (first_BE | beside_BE, first_BE | beside_BE | which_BE)
         )
     terms = selector.terms(choice)
@@ -231,10 +259,12 @@ def _hearing(batch: PairedBatch, mixture: Mixture, heard_BE: Tensor) -> PairedBa
 
 
 def _losses(
-    mixture: Mixture, said: Said, tokens: Mapping[str, ExpertTokens], batch: PairedBatch, fuse: Fuse
+    model: CrossModalModel, said: Said, tokens: Mapping[str, ExpertTokens], batch: PairedBatch
 ) -> Tensor | None:
     """Return the loss of each row's answer, (B,), a mean over the tasks; None where there are no targets."""
-    outputs = mixture.answer(said, tokens, batch, fuse).outputs
+    mixture = model.mixture
+    assert mixture is not None
+    outputs = mixture.answer(said, tokens, batch, model.fuse).outputs
     losses = [
         mixture.heads[task].opinions().losses(mixture.heads[task].activate(outputs[task]), target)
         for task, target in batch.targets.items()
@@ -250,8 +280,7 @@ def _note(mixture: Mixture, answers: Answers, batch: PairedBatch, present_BE: Te
     for task, answers_BMC in answers.members.items():
         if task in batch.targets:
             opinions = mixture.heads[task].opinions()
-            targets = batch.targets[task].unsqueeze(1)
-            targets = targets.expand(-1, present_BM.shape[1], *targets.shape[2:])
+            targets = for_each(batch.targets[task], present_BM.shape[1])
             losses.append(opinions.losses(answers_BMC, targets))
             right.append(opinions.right(answers_BMC, targets))
     mixture.record.note(torch.stack(losses).mean(0), torch.stack(right).mean(0), present_BM)
@@ -259,9 +288,11 @@ def _note(mixture: Mixture, answers: Answers, batch: PairedBatch, present_BE: Te
 
 @torch.no_grad()
 def _note_gain(
-    mixture: Mixture, objective: TaskObjective, tokens: Mapping[str, ExpertTokens], batch: PairedBatch, fuse: Fuse
+    model: CrossModalModel, objective: TaskObjective, tokens: Mapping[str, ExpertTokens], batch: PairedBatch
 ) -> None:
     """Try the fusion with and without one of the experts, drawn, on rows that have it and another."""
+    mixture = model.mixture
+    assert mixture is not None
     present_BE = torch.stack([batch.present(name) for name in mixture.networks], dim=1)
     which = int(torch.randint(len(mixture.networks), ()))
     rows_B = present_BE[:, which] & (present_BE.sum(1) > 1)
@@ -271,9 +302,10 @@ def _note_gain(
     heard_BE = torch.ones(len(rows), len(mixture.networks), device=present_BE.device)
     silent_BE = heard_BE.clone()
     silent_BE[:, which] = 0
-    with_it, without = (
-        list(objective(mixture.heads, fuse(tokens, rows, shares_BE), rows.targets).values())
-        for shares_BE in (heard_BE, silent_BE)
-    )
+    with _as_in_use(model):
+        with_it, without = (
+            list(objective(mixture.heads, model.fuse(tokens, rows, shares_BE), rows.targets).values())
+            for shares_BE in (heard_BE, silent_BE)
+        )
     if with_it:
         mixture.record.note_gain(which, torch.stack(without).sum() - torch.stack(with_it).sum(), len(rows) / len(batch))

@@ -10,11 +10,12 @@ import os
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from lightning_utilities.core.rank_zero import rank_zero_info
+from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 
 from datamodules.batch import ABSENT
@@ -167,6 +168,12 @@ class PairedDataModule(LightningDataModule, ABC):
         rows = self.rows(split)
         if rows is not None:
             self._paired.rows[split] = rows.select(np.flatnonzero(rows.index[modality] != ABSENT))
+
+    def mark(self, split: Split, kind: str, of_kind_R: NDArray[np.bool_]) -> None:
+        """Let a split's rows say whether they are of a kind, so that batches do; see `PairedRows.kinds`."""
+        rows = self.rows(split)
+        assert rows is not None
+        self._paired.rows[split] = replace(rows, kinds={**rows.kinds, kind: of_kind_R})
 
     def readers(self, split: Split) -> dict[str, Reader]:
         """Return the split's readers by modality. They may be replaced, as the feature store does."""

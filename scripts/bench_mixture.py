@@ -35,7 +35,7 @@ from crossmodal.meta_learner import MetaLearner
 from crossmodal.module import CrossModalModule
 from crossmodal.objectives import TaskObjective
 from crossmodal.selector import Selector
-from crossmodal.stacking import learn
+from crossmodal.stacking import HELD_OUT, learn
 from datamodules.batch import PairedBatch
 from datamodules.easy_vqa import EasyVQA
 from datamodules.paired import Split
@@ -84,10 +84,11 @@ def steps(*, rows: int, repeats: int, experts: str, size: int) -> dict[str, Any]
                 {"class": target},
                 [f"{repeat}/{row}" for row in range(rows)],
                 dict.fromkeys(model.experts, torch.arange(rows)),
+                {HELD_OUT: torch.arange(rows) % 10 == 0},
             )
             began = time.perf_counter()
             tokens, given, choice = model.observe(batch)
-            terms = learn(model.mixture, TaskObjective(), tokens, given, model.fuse, choice)  # type: ignore[arg-type]
+            terms = learn(model, TaskObjective(), tokens, given, choice)
             optimizer.zero_grad()
             torch.stack(list(terms.values())).sum().backward()
             optimizer.step()

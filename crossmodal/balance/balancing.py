@@ -17,6 +17,7 @@ from crossmodal.mixture import OwnNetwork, say
 from crossmodal.mixture_figures import RowMeans
 from crossmodal.model import CrossModalModel
 from crossmodal.objectives import TaskObjective
+from crossmodal.opinions import for_each
 from crossmodal.stacking import own_losses
 from datamodules.batch import PairedBatch
 from experts.base import ExpertTokens
@@ -142,8 +143,7 @@ def likelihoods(heads: Mapping[str, Head], outputs: Mapping[str, Tensor], target
     told = []
     for task, outputs_BEC in outputs.items():
         if task in targets:
-            target_BE = targets[task].unsqueeze(1)
-            target_BE = target_BE.expand(-1, outputs_BEC.shape[1], *target_BE.shape[2:])
+            target_BE = for_each(targets[task], outputs_BEC.shape[1])
             answers_BEC = heads[task].activate(outputs_BEC.float())
             told.append((-heads[task].opinions().losses(answers_BEC, target_BE)).exp())
     return torch.stack(told).mean(0)

@@ -14,6 +14,7 @@ from crossmodal.heads import ClassificationHead
 from crossmodal.meta_learner import MetaLearner
 from crossmodal.model import CrossModalModel
 from crossmodal.selector import Selector
+from crossmodal.stacking import HELD_OUT
 from datamodules.batch import PairedBatch
 from experts.base import Expert, ExpertTokens
 
@@ -59,7 +60,7 @@ def a_model(
     )
 
 
-def a_batch(count: int = 64, *, seed: int = 0, lacking: bool = False) -> PairedBatch:
+def a_batch(count: int = 64, *, seed: int = 0, lacking: bool = False, held_out: float = 0.3) -> PairedBatch:
     """Rows of four classes; if `lacking`, every other row has no guess, and every third is not seen."""
     draw = torch.Generator().manual_seed(seed)
     target_B = torch.randint(CLASSES, (count,), generator=draw)
@@ -72,7 +73,8 @@ def a_batch(count: int = 64, *, seed: int = 0, lacking: bool = False) -> PairedB
     ids = [f"{seed}/{number}" for number in range(count)]
     positions: dict[str, Tensor] = {name: 1000 * seed + torch.arange(count) for name in NAMES}
     inputs = {name: of_one(tokens) for name, tokens in zip(NAMES, (seen_BD, guessed_BD), strict=True)}
-    return PairedBatch(inputs, index, {"answer": target_B}, ids, positions)
+    kinds = {HELD_OUT: torch.rand(count, generator=draw) < held_out}
+    return PairedBatch(inputs, index, {"answer": target_B}, ids, positions, kinds)
 
 
 def of_one(tokens_BD: Tensor) -> ExpertTokens:

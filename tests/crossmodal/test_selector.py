@@ -14,7 +14,7 @@ from crossmodal.mixture import Mixture
 from crossmodal.model import CrossModalModel
 from crossmodal.objectives import TaskObjective
 from crossmodal.selector import Choice, Selector
-from crossmodal.stacking import held_out, learn
+from crossmodal.stacking import learn
 from experts.base import ExpertTokens
 from tests.crossmodal.mixtures import NAMES, a_batch, a_model
 
@@ -144,13 +144,13 @@ def test_what_no_row_is_given_does_not_run(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def trained(selector: Any) -> CrossModalModel:
-    model = a_model(selector=selector, held_out=0.3, corruption=0.0).train()
+    model = a_model(selector=selector, corruption=0.0).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for step in range(150):
         batch = half_is_easy(seed=step)
         tokens, given, choice = model.observe(batch)
         assert isinstance(model.mixture, Mixture)
-        loss = torch.stack([*learn(model.mixture, TaskObjective(), tokens, given, model.fuse, choice).values()]).sum()
+        loss = torch.stack([*learn(model, TaskObjective(), tokens, given, choice).values()]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -177,7 +177,7 @@ def test_it_learns_which_rows_need_the_costly_one() -> None:
     assert choice is not None
     ran_B = choice.chosen_BE[:, 0]
     assert ran_B[1::2].float().mean() > 0.9
-    assert ran_B[::2].float().mean() < 0.1
+    assert ran_B[::2].float().mean() < 0.25  # what hard rows leave of the budget is for 16 % of these
     assert right_B.float().mean() > 0.85
 
 
@@ -196,28 +196,13 @@ def test_a_budget_that_those_who_always_run_exceed() -> None:
         selector.learn_costs(dict.fromkeys(FOUR, 1.0))
 
 
-def test_held_out_rows_stay_so_whatever_is_chosen() -> None:
-    costs = dict.fromkeys(NAMES, 1.0)
-    model = a_model(selector=partial(Selector, first=["guesses"], budget=0.75, costs=costs), held_out=0.5).train()
-    assert isinstance(model.mixture, Mixture)
-    model.mixture.held_out_by = "sees"
-    batch = a_batch(200)
-    held_B = held_out(batch, 0.5, "sees")
-    trains = []
-    for rows in (batch.select(held_B), batch.select(~held_B)):
-        for _ in range(5):
-            tokens, given, choice = model.observe(rows)
-            trains.append("answer" in learn(model.mixture, TaskObjective(), tokens, given, model.fuse, choice))
-    assert trains == [False] * 5 + [True] * 5
-
-
 def test_it_trains_in_mixed_precision() -> None:
     costs = dict.fromkeys(NAMES, 1.0)
-    model = a_model(selector=partial(Selector, first=["guesses"], budget=0.75, costs=costs), held_out=0.5).train()
+    model = a_model(selector=partial(Selector, first=["guesses"], budget=0.75, costs=costs)).train()
     assert isinstance(model.mixture, Mixture)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         tokens, given, choice = model.observe(a_batch(64))
-        terms = learn(model.mixture, TaskObjective(), tokens, given, model.fuse, choice)
+        terms = learn(model, TaskObjective(), tokens, given, choice)
     torch.stack([term.float() for term in terms.values()]).sum().backward()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert model.eval()(a_batch(64))["answer"].isfinite().all()

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import pytest
 import torch
 
+from crossmodal.fusion import AssociativeFusion
 from crossmodal.meta_learner import MetaLearner
 from crossmodal.mixture import Mixture
 from crossmodal.model import CrossModalModel
 from crossmodal.objectives import TaskObjective
-from crossmodal.stacking import _either, held_out, learn
-from datamodules.batch import PairedBatch
+from crossmodal.stacking import HELD_OUT, _followed_by, held_out, learn
+from datamodules.batch import ABSENT, PairedBatch, gather_rows
+from datamodules.rows import PairedRows
+from datamodules.sources import Texts
 from experts.base import ExpertTokens
 from tests.crossmodal.mixtures import NAMES, a_batch, a_model
 
 
 def terms_of(model: CrossModalModel, batch: PairedBatch) -> dict[str, torch.Tensor]:
     assert isinstance(model.mixture, Mixture)
-    return learn(model.mixture, TaskObjective(), model.encode(batch), batch, model.fuse)
+    return learn(model, TaskObjective(), model.encode(batch), batch)
 
 
 def of_meta_learner(model: CrossModalModel) -> set[str]:
@@ -24,28 +31,41 @@ def of_meta_learner(model: CrossModalModel) -> set[str]:
     return {name for name, _ in model.named_parameters() if name.startswith("mixture.meta_learner.")} - {silent}
 
 
-def test_held_out_rows_are_always_the_same_and_as_many_as_asked_for() -> None:
-    batch = a_batch(4000)
-    held_B = held_out(batch, 0.1, None)
-    assert 0.08 < held_B.float().mean() < 0.12
-    order_B = torch.randperm(4000)
-    batch.ids = [batch.ids[number] for number in order_B.tolist()]
-    assert torch.equal(held_out(batch, 0.1, None), held_B[order_B])
+def some_rows(seen: list[int], guessed: list[int]) -> PairedRows:
+    index = {name: np.array(index) for name, index in zip(NAMES, (seen, guessed), strict=True)}
+    sources = {name: Texts([str(number) for number in range(max(own) + 1)]) for name, own in index.items()}
+    return PairedRows(sources, index, {}, [str(number) for number in range(len(seen))])
 
 
-def test_rows_that_share_an_input_are_held_out_together() -> None:
-    batch = a_batch(4000)
-    batch.index["sees"] = torch.arange(4000) // 8
-    held_B8 = held_out(batch, 0.1, "sees").view(500, 8)
-    assert (held_B8 == held_B8[:, :1]).all()
-    assert 0.05 < held_B8.float().mean() < 0.15
+def test_as_many_inputs_are_held_out_as_asked_for_and_always_the_same_ones() -> None:
+    rows = some_rows([*range(500)] * 8, [0] * 4000)
+    held_R = held_out(rows, 0.1, NAMES)
+    assert held_R.sum() == 400
+    assert (held_R == held_out(rows, 0.1, NAMES)).all()
+    held_8U = held_R.reshape(8, 500)
+    assert (held_8U == held_8U[:1]).all()  # rows that share an input are on one side
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_some_row_is_held_out_and_some_is_not(share: float) -> None:
+    held_R = held_out(some_rows([0, 0, 1, 1], [0, 0, 0, 0]), share, NAMES)
+    assert held_R.sum() == 2
+    assert held_R[0] == held_R[1]
+
+
+def test_rows_without_the_input_are_held_out_each_by_itself() -> None:
+    held_R = held_out(some_rows([0, 1, 2, 3] + [ABSENT] * 396, [0] * 400), 0.5, NAMES)
+    assert held_R.sum() == 200
+
+
+def test_a_single_row_is_not_held_out() -> None:
+    assert not held_out(some_rows([0], [0]), 0.5, NAMES).any()
 
 
 def test_no_held_out_row_trains_anything_but_the_meta_learner() -> None:
-    model = a_model(held_out=0.5)
+    model = a_model()
     batch = a_batch(200)
-    rows = batch.select(held_out(batch, 0.5, None))
-    terms = terms_of(model, rows)
+    terms = terms_of(model, batch.select(batch.kinds[HELD_OUT]))
     assert terms.keys() == {"weights", "score_z"}
     torch.stack(list(terms.values())).sum().backward()
     learned = {name for name, one in model.named_parameters() if one.grad is not None and one.grad.any()}
@@ -54,9 +74,9 @@ def test_no_held_out_row_trains_anything_but_the_meta_learner() -> None:
 
 
 def test_no_other_row_trains_the_meta_learner() -> None:
-    model = a_model(held_out=0.5)
+    model = a_model()
     batch = a_batch(200)
-    terms = terms_of(model, batch.select(~held_out(batch, 0.5, None)))
+    terms = terms_of(model, batch.select(~batch.kinds[HELD_OUT]))
     assert terms.keys() == {"answer", "own/sees", "own/guesses"}
     torch.stack(list(terms.values())).sum().backward()
     learned = {name for name, one in model.named_parameters() if one.grad is not None and one.grad.any()}
@@ -70,25 +90,57 @@ def test_rows_without_targets_teach_nothing() -> None:
     assert terms_of(a_model(), batch) == {}
 
 
-def test_some_rows_have_the_first_tokens_and_others_the_second() -> None:
-    batch = a_batch(6, lacking=True)
+@pytest.mark.parametrize("lacking", [True, False])
+def test_each_row_stands_twice_with_the_first_tokens_and_with_the_second(lacking: bool) -> None:
+    batch = a_batch(12, lacking=lacking)
     first = a_model().encode(batch)
     second = {name: ExpertTokens(-own.tokens_BND, own.mask_BN) for name, own in first.items()}
-    is_first_B = torch.tensor([True, False, True, False, True, False])
-    tokens, either = _either(first, second, batch, is_first_B)
+    tokens, twice = _followed_by(first, second, batch)
+    assert torch.equal(twice.targets["answer"], batch.targets["answer"].repeat(2))
+    assert twice.ids == batch.ids * 2
     for name in NAMES:
-        has_B = batch.present(name)
-        assert torch.equal(either.present(name), has_B)
-        sign_B11 = torch.where(is_first_B[has_B], 1, -1).view(-1, 1, 1)
-        expected = sign_B11 * first[name].tokens_BND[batch.index[name][has_B]]
-        assert torch.equal(tokens[name].tokens_BND[either.index[name][has_B]], expected)
+        expected = gather_rows(first[name].tokens_BND, batch.index[name])
+        assert torch.equal(gather_rows(tokens[name].tokens_BND, twice.index[name]), torch.cat([expected, -expected]))
+
+
+def test_trials_are_made_as_in_use_and_move_nothing() -> None:
+    model = a_model(AssociativeFusion).train()
+    assert model.fusion is not None
+    seen: list[bool] = []
+    model.fusion.register_forward_hook(lambda fusion, *_: seen.append(fusion.training))
+    priors = model.fusion.state_dict()
+    before = {name: value.clone() for name, value in priors.items()}
+    batch = a_batch(200)
+    terms_of(model, batch.select(batch.kinds[HELD_OUT]))
+    assert seen == [False] * 3  # with an expert and without it, and to weigh
+    assert all(torch.equal(priors[name], value) for name, value in before.items())
+    assert model.fusion.training
+    assert not model.fusion.terms  # of rows that train nothing else there is no loss of the fusion's own
+    terms_of(model, batch)
+    assert seen == [False] * 6 + [True]
+
+
+def test_what_is_held_out_does_not_become_familiar() -> None:
+    batch = a_batch(200)
+    found = []
+    for far in (0.0, 100.0):
+        model = a_model().train()
+        own = batch.inputs["sees"]
+        far_B11 = far * batch.kinds[HELD_OUT].float()[:, None, None]
+        given = replace(batch, inputs={**batch.inputs, "sees": ExpertTokens(own.tokens_BND + far_B11, own.mask_BN)})
+        terms_of(model, given)
+        assert model.mixture is not None
+        familiarity = model.mixture.network("sees").familiarity
+        assert familiarity is not None
+        found.append(familiarity.mean_K)
+    assert torch.equal(*found)
 
 
 def trained(**of_meta_learner: float) -> CrossModalModel:
     model = a_model(**of_meta_learner).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for step in range(150):
-        loss = torch.stack(list(terms_of(model, a_batch(128, seed=step)).values())).sum()
+        loss = torch.stack(list(terms_of(model, a_batch(128, seed=step, held_out=0.1)).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -107,7 +159,7 @@ def test_it_learns_whom_to_trust() -> None:
     with torch.no_grad():
         answers = model.answer(model.encode(batch), batch)[1]
         assert answers is not None
-        assert answers.weights_BM[:, 0].mean() > 10 * answers.weights_BM[:, 1].mean()
+        assert answers.weights_BM[:, 0].mean() > 4 * answers.weights_BM[:, 1].mean()
         before_E = answers.shares_BE.mean(0)
         # now its sensor is stuck
         stuck = batch.inputs["sees"].tokens_BND[:1].expand(256, -1, -1)
