@@ -27,10 +27,11 @@ FACTS = {
     "staleness": -6.0,
     "likelihood": 2.0,  # the exponential of the running loss, negative
     "accuracy": 2.0,
-    "gain": 3.0,  # how much greater the loss of the fusion is without it
+    "gain": 3.0,  # how much greater the loss of the fusion is without it; of the fusion, less what it does not hear
 }
-MARGIN = 2.0  # so far behind the best of a row an expert is heard as half of one
-FULL = 1 / (1 + math.exp(-MARGIN))
+MARGIN = 1.0  # so far behind the best of a row an expert is heard as half of one
+STEEPNESS = 2.0  # how quickly it is heard less beyond that
+FULL = 1 / (1 + math.exp(-STEEPNESS * MARGIN))
 SCALE = 2.0  # of a unit of the last layers; more, and a score falls so low in a few steps that it is not heard of again
 FUSION_FIRST = 2.0  # by how much the score with which the fusion begins is above that of an expert of the same facts
 
@@ -51,7 +52,7 @@ class Scores:
         """Return how much of what each expert says reaches the workspace, (B, E): 1 for the best of a row."""
         best_B1 = self.scores_BE.amax(1, keepdim=True)
         behind_BE = self.scores_BE - best_B1.nan_to_num(neginf=0.0)
-        return torch.sigmoid(behind_BE + MARGIN) / FULL
+        return torch.sigmoid(STEEPNESS * (behind_BE + MARGIN)) / FULL
 
 
 class MetaLearner(nn.Module):

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from crossmodal.familiarity import Familiarity
 from crossmodal.heads import Head
@@ -21,6 +20,10 @@ from crossmodal.selector import Choice, Selector
 from crossmodal.track_record import TrackRecord
 from datamodules.batch import PairedBatch, gather_rows
 from experts.base import ExpertTokens
+
+WIDER = (
+    4  # times the fusion's width: with less, an expert alone read its tokens less well than a fusion of it alone does
+)
 
 # tokens of the distinct inputs, rows, and how much of each expert counts (B, E) -> each task's raw outputs (B, C)
 Fuse = Callable[[Mapping[str, ExpertTokens], PairedBatch, Tensor], dict[str, Tensor]]
@@ -76,7 +79,7 @@ class Said:
 
 
 class OwnNetwork(nn.Module):
-    """An expert's small network: its mean token, a hidden layer, a head for each task.
+    """An expert's small network: its mean token, two layers, a head for each task.
 
     Args:
         expert_width: Of the expert's tokens.
@@ -89,14 +92,16 @@ class OwnNetwork(nn.Module):
         super().__init__()
         self.width = width
         self.norm = nn.LayerNorm(expert_width)
-        self.linear = nn.Linear(expert_width, width)
+        self.read = nn.Sequential(
+            nn.Linear(expert_width, WIDER * width), nn.GELU(), nn.Linear(WIDER * width, width), nn.GELU()
+        )
         self.heads = nn.ModuleDict(heads)
         self.familiarity = Familiarity(expert_width) if knows_strange else None
 
     def forward(self, tokens: ExpertTokens | None, index_B: Tensor) -> Said:
         """Read the tokens of the distinct inputs, if there are any; B rows of one expert: the E axis is left out."""
         if tokens is None:
-            nothing_B = self.linear.weight.new_zeros(len(index_B))
+            nothing_B = self.norm.weight.new_zeros(len(index_B))
             outputs = {task: nothing_B.unsqueeze(1).expand(-1, head.num_outputs) for task, head in self._heads()}
             return Said(
                 nothing_B.unsqueeze(1).expand(-1, self.width),
@@ -104,8 +109,8 @@ class OwnNetwork(nn.Module):
                 outputs,
                 nothing_B > 0,
             )
-        means_UD = tokens.mean().to(self.linear.weight.dtype)
-        reading_UD = F.gelu(self.linear(self.norm(means_UD)))
+        means_UD = tokens.mean().to(self.norm.weight.dtype)
+        reading_UD = self.read(self.norm(means_UD))
         strangeness_U2 = means_UD.new_zeros(len(means_UD), 2)
         if self.familiarity is not None:
             novelty_U = self.familiarity.novelty(means_UD)
@@ -200,7 +205,7 @@ class Mixture(nn.Module):
         """Return what is known of each expert on each row, in the order of `FACTS`, (B, E, F)."""
         answers = {task: self.heads[task].activate(outputs_BEC.detach()) for task, outputs_BEC in said.outputs.items()}
         others = {task: mean_of_others(answers_BEC, said.present_BE) for task, answers_BEC in answers.items()}
-        return self._facts(answers, others, said.strangeness_BE2, slice(-1))
+        return self._facts(answers, others, said.strangeness_BE2, self.record()[:-1].expand(*said.present_BE.shape, 3))
 
     def score_fusion(self, said: Said, scores: Scores, fused: Mapping[str, Tensor]) -> Tensor:
         """Score the fusion of each row, shape (B,)."""
@@ -212,7 +217,10 @@ class Mixture(nn.Module):
         }
         # one strange input is enough to mislead it, and is less so the less it is heard
         strangeness_B2 = (shares_BE1 * said.strangeness_BE2).amax(1)
-        facts_BF = self._facts(answers, experts, strangeness_B2, -1)
+        # its record is mostly of rows of which it hears all; what it does not hear may be what it answers by
+        missed_B1 = ((1 - shares_BE1.squeeze(-1)) * self.record.gain_M[:-1]).sum(1, keepdim=True)
+        known_B3 = torch.cat([self.record()[-1, :2].expand(len(missed_B1), 2), -missed_B1.tanh()], dim=1)
+        facts_BF = self._facts(answers, experts, strangeness_B2, known_B3)
         return self.meta_learner.score_fusion(facts_BF, scores.context_BH)
 
     def _facts(
@@ -220,7 +228,7 @@ class Mixture(nn.Module):
         answers: Mapping[str, Tensor],
         others: Mapping[str, Tensor],
         strangeness: Tensor,
-        members: slice | int,
+        known: Tensor,
     ) -> Tensor:
         """Return the facts of some members, shape (B, F), or (B, E, F); a mean over the tasks."""
         told = []
@@ -228,7 +236,6 @@ class Mixture(nn.Module):
             opinions = self.heads[task].opinions()
             confidence, entropy = opinions.certainty(answered)
             told.append(torch.stack([confidence, entropy, 1 - opinions.distance(answered, others[task])], dim=-1))
-        known = self.record()[members].expand(*strangeness.shape[:-1], 3)
         return torch.cat([torch.stack(told).mean(0), strangeness, known], dim=-1)
 
     def weigh(self, said: Said, scores: Scores, fused: Mapping[str, Tensor], fusion_B: Tensor) -> Answers:

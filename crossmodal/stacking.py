@@ -30,7 +30,7 @@ from datamodules.rows import PairedRows
 from experts.base import ExpertTokens
 
 HELD_OUT = "held_out"  # the kind of rows that train the meta-learner, and nothing else
-SILENCE = 0.1  # rate at which the fusion learns to do without an expert of a row; one always stays
+SILENCE = 0.2  # rate at which the fusion learns to do without an expert of a row; one always stays
 
 
 def learn(
