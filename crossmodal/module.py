@@ -20,6 +20,7 @@ from crossmodal.checkpoints import (
     leave_frozen_out,
     put_frozen_back,
     refuse_other_outputs,
+    refuse_other_price,
     refuse_other_shapes,
     tell_other_fusion,
 )
@@ -306,6 +307,8 @@ class CrossModalModule(LightningModule):
             CheckpointMismatchError: A frozen expert is not the one that it was trained with, or the model differs.
         """
         refuse_other_outputs(checkpoint, self.outputs)
-        tell_other_fusion(checkpoint.get("hyper_parameters", {}), self.hparams)
+        settings_then = checkpoint.get("hyper_parameters", {})
+        tell_other_fusion(settings_then, self.hparams)
+        refuse_other_price(settings_then, self.hparams)
         put_frozen_back(checkpoint, self.experts)
         refuse_other_shapes(checkpoint["state_dict"], self.state_dict())
