@@ -161,10 +161,6 @@ class CrossModalModule(LightningModule):
                 raise ValueError("model.modality_dropout needs a PairedDataModule")
             return
 
-        def report(encoded: Encoded) -> None:
-            self.seconds_encoding += encoded.seconds
-            rank_zero_info(str(encoded))
-
         splits = (data.predicted_split,) if stage == "predict" else SPLITS_OF_STAGE[stage]
         if newcomer is not None:
             train_by_rows_with(data, newcomer, trains=bool(self.trainer.max_epochs))
@@ -178,7 +174,7 @@ class CrossModalModule(LightningModule):
             splits,
             batch_size=self.encode_batch_size,
             device=self.trainer.strategy.root_device,
-            report=report,
+            report=self._tell_encoded,
             show_progress=self.trainer.progress_bar_callback is not None,
             num_workers=self.encode_workers,
             if_needed=self.model.chosen_among if stage == "predict" else (),
@@ -189,6 +185,10 @@ class CrossModalModule(LightningModule):
                 prepare_mixture(self.model.mixture, data, self.experts)
             if newcomer is None:
                 learn_priors(data, [*self.model.all_heads(), *self.balancing.heads()])
+
+    def _tell_encoded(self, encoded: Encoded) -> None:
+        self.seconds_encoding += encoded.seconds
+        rank_zero_info(str(encoded))
 
     def on_fit_start(self) -> None:
         """Let experts look at the training split, if no checkpoint has told them what it is like."""
