@@ -123,7 +123,7 @@ class CrossModalModule(LightningModule):
         self.alignments = build_alignments(self.model, alignments or ())
         self.objective = objective or TaskObjective()
         self.outputs = outputs
-        self._figures = Figures(dict(self.heads))
+        self._figures = Figures(dict(self.heads), self.alignments, self.balancing)
         self.modality_dropout = dropout_rates(modality_dropout, experts)
         self.warmup = warmup
         self.feature_store = FeatureStore(Path(feature_store)) if feature_store else None
@@ -271,6 +271,14 @@ class CrossModalModule(LightningModule):
         self.alignments.measure(tokens, batch)
         self.balancing.measure(self.model, tokens, batch, self._figures.prefixes)
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an interrupted epoch has measured."""
+        self._figures.begin("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forget what an interrupted test has measured."""
+        self._figures.begin("test")
+
     def on_validation_epoch_end(self) -> None:
         """Log what was measured over the epoch."""
         self._log_figures("val")
@@ -280,9 +288,7 @@ class CrossModalModule(LightningModule):
         self._log_figures("test")
 
     def _log_figures(self, stage: str) -> None:
-        measured = (self.alignments, self.balancing, self._figures)
-        figures: dict[str, Any] = {name: value for one in measured for name, value in one.figures().items()}
-        self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
+        self.log_dict({f"{stage}/{name}": value for name, value in self._figures.figures().items()})
 
     def configure_optimizers(self) -> Any:
         """AdamW, or what the configuration says, with warm-up and a cosine, per step."""
