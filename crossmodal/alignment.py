@@ -293,6 +293,11 @@ class Alignments(nn.Module):
         """Return the weighted losses by name; of an alignment that no row of the batch has both sides of, none."""
         return {name: loss for one in self.all for name, loss in one(tokens, batch).items()}
 
+    def begin(self) -> None:
+        """Forget what was measured on a split that was not measured to its end."""
+        for retrieval in self._retrievals.values():
+            retrieval.reset()
+
     def measure(self, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> None:
         """Add a batch to the figures."""
         first = {(one.source, one.target): one for one in self.all}

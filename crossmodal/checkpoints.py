@@ -165,6 +165,19 @@ def tell_other_fusion(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             rank_zero_info(f"{name} was {before} when the checkpoint was trained, and now is {after}")
 
 
+def refuse_other_price(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise CheckpointMismatchError if a selector's budget or costs are not those that its price was learned with."""
+    if not (then.get("selector") and now.get("selector")):
+        return
+    for name, before, after in differences(then["selector"], now["selector"], "model.selector"):
+        of_budget = name.endswith(".init_args.budget") and after is not None  # without one the price is not asked for
+        if of_budget or ".init_args.costs" in name:
+            raise CheckpointMismatchError(
+                f"{name} was {before} when it was trained, and now is {after}: the price of a unit of cost is learned "
+                "in training, so that this would change nothing; give the old value, or train anew"
+            )
+
+
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """Read a checkpoint.
 

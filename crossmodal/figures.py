@@ -1,4 +1,4 @@
-"""What is measured on a validation or a test split, but for what alignments and balancing measure themselves.
+"""What is measured on a validation or a test split.
 
 Legend: B rows, C outputs.
 """
@@ -6,6 +6,7 @@ Legend: B rows, C outputs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -20,15 +21,27 @@ from datamodules.batch import PairedBatch
 STAGES = ("val", "test")
 
 
+class Measuring(Protocol):
+    """What measures something of its own as rows pass."""
+
+    def begin(self) -> None:
+        """Forget what was measured on a split that was not measured to its end."""
+
+    def figures(self) -> Mapping[str, Any]:
+        """Return what was measured, by name, and begin anew."""
+
+
 class Figures(nn.Module):
-    """The metrics of each task, those of kinds of rows, and what a mixture tells.
+    """The metrics of each task, those of kinds of rows, what a mixture tells, and what others measure.
 
     Args:
         heads: By task.
+        others: They are given rows elsewhere.
     """
 
-    def __init__(self, heads: Mapping[str, Head]) -> None:
+    def __init__(self, heads: Mapping[str, Head], *others: Measuring) -> None:
         super().__init__()
+        self._others = others
         # `test/accuracy` says enough where there is one task
         self.prefixes = {task: "" if len(heads) == 1 else f"{task}/" for task in heads}
         self._heads = dict(heads)  # the model's
@@ -38,6 +51,19 @@ class Figures(nn.Module):
         for stage in STAGES:
             of_stage = {name: head.metrics().clone(f"{stage}/{self.prefixes[name]}") for name, head in heads.items()}
             self.metrics[stage] = nn.ModuleDict(of_stage)
+
+    def begin(self, stage: str) -> None:
+        """Forget what was measured on a split that was not measured to its end.
+
+        Args:
+            stage: `val` or `test`.
+        """
+        self._mixture, self._kinds = MixtureFigures(), KindFigures()
+        for one in self._others:
+            one.begin()
+        for metrics in self.metrics[stage].children():
+            assert isinstance(metrics, MetricCollection)
+            metrics.reset()
 
     def measure(
         self,
@@ -69,6 +95,9 @@ class Figures(nn.Module):
             metrics.update(self._heads[task].activate(outputs_BC), batch.targets[task])
             yield metrics
 
-    def figures(self) -> dict[str, float]:
-        """Return what else was measured, by name, and begin anew."""
-        return {**self._mixture.figures(), **self._kinds.figures()}
+    def figures(self) -> dict[str, Any]:
+        """Return what was measured but for the metrics of each task, by name, and begin anew."""
+        found: dict[str, Any] = {**self._mixture.figures(), **self._kinds.figures()}
+        for one in self._others:
+            found |= one.figures()
+        return found

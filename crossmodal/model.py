@@ -5,7 +5,9 @@ Legend: U distinct inputs, B rows, N tokens, D width, L workspace tokens.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +59,7 @@ class CrossModalModel(nn.Module):
         self.heads = nn.ModuleDict(heads)
         self.mixture = mixture
         self.newcomer = newcomer
+        self._told_broken: set[str] = set()
         own = () if newcomer is None else self.own_state(newcomer)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and (newcomer is None or name in own))
@@ -98,17 +101,46 @@ class CrossModalModel(nn.Module):
         """Return the tokens of the distinct inputs, and the batch; with a selector only of what it chooses.
 
         An expert that no row is given is not run: the batch that is returned is as if rows lacked what is not chosen.
+        With a mixture it is also as if they lacked what an expert breaks at; see `_without_broken`.
         """
-        selector = None if self.mixture is None else self.mixture.selector
-        if selector is None:
+        if self.mixture is None:
             return self.encode(batch), batch, None
-        assert self.mixture is not None
+        if self.mixture.selector is None:
+            return *self._without_broken(self.encode(batch), batch), None
         others = self.chosen_among
-        tokens = self.encode(batch.without(*others))
+        tokens, batch = self._without_broken(self.encode(batch.without(*others)), batch)
         choice = self.mixture.choose(tokens, batch)
         chosen = dict(zip(self.experts, choice.chosen_BE.unbind(1), strict=True))
         batch = batch.keeping({name: chosen[name] for name in others})
-        return tokens | self.encode(batch.without(*selector.first)), batch, choice
+        of_others, batch = self._without_broken(self.encode(batch.without(*self.mixture.selector.first)), batch)
+        return tokens | of_others, batch, choice
+
+    def _without_broken(
+        self, tokens: dict[str, ExpertTokens], batch: PairedBatch
+    ) -> tuple[dict[str, ExpertTokens], PairedBatch]:
+        """Return both as if rows lacked each input of which its expert makes what is not finite; warn once an expert.
+
+        Not while an expert trains: that it diverges is for the loss to say.
+        """
+        is_whole = {
+            name: finite_inputs(own)
+            for name, own in tokens.items()
+            if self.experts[name].frozen or not self.experts[name].training
+        }
+        if not is_whole or torch.cat([*is_whole.values()]).all():  # a GPU is made to wait once, not for each expert
+            return tokens, batch
+        has = {name: gather_rows(whole_U, batch.index[name]) for name, whole_U in is_whole.items()}
+        for name, has_B in has.items():
+            broken = (batch.present(name) & ~has_B).nonzero().flatten().tolist()
+            if broken and name not in self._told_broken:
+                self._told_broken.add(name)
+                warnings.warn(
+                    f"experts.{name} gives tokens that are not finite, first of row {batch.ids[broken[0]]}: such rows "
+                    "are answered as if they lacked its input",
+                    stacklevel=2,
+                )
+        kept = replace(batch, inputs={**batch.inputs, **tokens}).keeping(has)
+        return {name: kept.inputs[name] for name in tokens if name in kept.inputs}, kept
 
     def encode(self, batch: PairedBatch) -> dict[str, ExpertTokens]:
         """Return the tokens of the distinct inputs. An expert whose modality no row has is not run."""
@@ -202,6 +234,11 @@ class CrossModalModel(nn.Module):
             return projection.absent(index_B)
         projected = projection(tokens)
         return ExpertTokens(gather_rows(projected.tokens_BND, index_B), gather_rows(projected.mask_BN, index_B))
+
+
+def finite_inputs(tokens: ExpertTokens) -> Tensor:
+    """Return for which inputs an expert gives finite numbers, and such that can be squared, bool of shape (U,)."""
+    return tokens.tokens_BND.float().masked_fill(~tokens.mask_BN.unsqueeze(-1), 0).square().sum((1, 2)).isfinite()
 
 
 class Projection(nn.Module):

@@ -20,6 +20,7 @@ from crossmodal.checkpoints import (
     leave_frozen_out,
     put_frozen_back,
     refuse_other_outputs,
+    refuse_other_price,
     refuse_other_shapes,
     tell_other_fusion,
 )
@@ -122,7 +123,7 @@ class CrossModalModule(LightningModule):
         self.alignments = build_alignments(self.model, alignments or ())
         self.objective = objective or TaskObjective()
         self.outputs = outputs
-        self._figures = Figures(dict(self.heads))
+        self._figures = Figures(dict(self.heads), self.alignments, self.balancing)
         self.modality_dropout = dropout_rates(modality_dropout, experts)
         self.warmup = warmup
         self.feature_store = FeatureStore(Path(feature_store)) if feature_store else None
@@ -160,10 +161,6 @@ class CrossModalModule(LightningModule):
                 raise ValueError("model.modality_dropout and model.meta_learner need a PairedDataModule")
             return
 
-        def report(encoded: Encoded) -> None:
-            self.seconds_encoding += encoded.seconds
-            rank_zero_info(str(encoded))
-
         splits = (data.predicted_split,) if stage == "predict" else SPLITS_OF_STAGE[stage]
         if newcomer is not None:
             train_by_rows_with(data, newcomer, trains=bool(self.trainer.max_epochs))
@@ -177,7 +174,7 @@ class CrossModalModule(LightningModule):
             splits,
             batch_size=self.encode_batch_size,
             device=self.trainer.strategy.root_device,
-            report=report,
+            report=self._tell_encoded,
             show_progress=self.trainer.progress_bar_callback is not None,
             num_workers=self.encode_workers,
             if_needed=self.model.chosen_among if stage == "predict" else (),
@@ -188,6 +185,10 @@ class CrossModalModule(LightningModule):
                 prepare_mixture(self.model.mixture, data, self.experts)
             if newcomer is None:
                 learn_priors(data, [*self.model.all_heads(), *self.balancing.heads()])
+
+    def _tell_encoded(self, encoded: Encoded) -> None:
+        self.seconds_encoding += encoded.seconds
+        rank_zero_info(str(encoded))
 
     def on_fit_start(self) -> None:
         """Let experts look at the training split, if no checkpoint has told them what it is like."""
@@ -270,6 +271,14 @@ class CrossModalModule(LightningModule):
         self.alignments.measure(tokens, batch)
         self.balancing.measure(self.model, tokens, batch, self._figures.prefixes)
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an interrupted epoch has measured."""
+        self._figures.begin("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forget what an interrupted test has measured."""
+        self._figures.begin("test")
+
     def on_validation_epoch_end(self) -> None:
         """Log what was measured over the epoch."""
         self._log_figures("val")
@@ -279,9 +288,7 @@ class CrossModalModule(LightningModule):
         self._log_figures("test")
 
     def _log_figures(self, stage: str) -> None:
-        measured = (self.alignments, self.balancing, self._figures)
-        figures: dict[str, Any] = {name: value for one in measured for name, value in one.figures().items()}
-        self.log_dict({f"{stage}/{name}": value for name, value in figures.items()})
+        self.log_dict({f"{stage}/{name}": value for name, value in self._figures.figures().items()})
 
     def configure_optimizers(self) -> Any:
         """AdamW, or what the configuration says, with warm-up and a cosine, per step."""
@@ -306,6 +313,8 @@ class CrossModalModule(LightningModule):
             CheckpointMismatchError: A frozen expert is not the one that it was trained with, or the model differs.
         """
         refuse_other_outputs(checkpoint, self.outputs)
-        tell_other_fusion(checkpoint.get("hyper_parameters", {}), self.hparams)
+        settings_then = checkpoint.get("hyper_parameters", {})
+        tell_other_fusion(settings_then, self.hparams)
+        refuse_other_price(settings_then, self.hparams)
         put_frozen_back(checkpoint, self.experts)
         refuse_other_shapes(checkpoint["state_dict"], self.state_dict())

@@ -63,7 +63,7 @@ class Selector(nn.Module):
         hidden: H.
         explore: Share of the training rows for which others are drawn, so that what is never chosen is learned with and
             judged, too.
-        balance: Weight of the load balancing loss, which keeps some experts from being chosen always.
+        load_balance: Weight of the load balancing loss, which keeps some experts from being chosen always.
         worth_z: Weight of the size of what experts are thought to be worth.
 
     Raises:
@@ -81,7 +81,7 @@ class Selector(nn.Module):
         costs: dict[str, float] | None = None,
         hidden: int = 32,
         explore: float = 0.5,
-        balance: float = 0.01,
+        load_balance: float = 0.01,
         worth_z: float = 1e-3,
     ) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Selector(nn.Module):
         self.budget = budget
         self.costs = costs
         self.explore = explore
-        self.balance = balance
+        self.load_balance = load_balance
         self.worth_z = worth_z
         self._costs: dict[str, float] = {}
         count = len(self.experts)
@@ -186,7 +186,7 @@ class Selector(nn.Module):
         load_E = load_E.sum(0) / load_E.sum().clamp_min(1)
         count = others_BE.any(0).sum()
         return {
-            "selector/balance": self.balance * count * (share_BE.mean(0) * load_E).sum(),
+            "selector/balance": self.load_balance * count * (share_BE.mean(0) * load_E).sum(),
             "selector/z": self.worth_z * worth_BE[some_B].logsumexp(-1).square().mean(),
         }
 

@@ -148,8 +148,9 @@ def take_inputs(inputs: Any, used_U: Tensor) -> Any:
     """Return some of collated inputs.
 
     Args:
-        inputs: Tensors whose first axis is that of the inputs, lists of one item an input, what has a method `take`, or
-            dictionaries of these.
+        inputs: Tensors whose first axis is that of the inputs, lists of one item an input, what has a method `take` (by
+            numbers) or, for inputs within inputs, `take_nested` (by numbers and this function), or dictionaries of
+            these.
         used_U: Their numbers.
 
     Raises:
@@ -161,11 +162,16 @@ def take_inputs(inputs: Any, used_U: Tensor) -> Any:
             return value[used_U.to(value.device)]
         if isinstance(value, list):
             return [value[number] for number in used_U.tolist()]
+        if hasattr(value, "take_nested"):
+            return value.take_nested(used_U, take_inputs)
         if hasattr(value, "take"):
             return value.take(used_U)
         raise TypeError(f"collated inputs may be tensors, lists and dictionaries of them, not {type(value).__name__}")
 
-    return tree_map(pick, inputs, is_leaf=lambda value: isinstance(value, list))
+    def is_picked(value: Any) -> bool:
+        return isinstance(value, list) or hasattr(value, "take_nested")
+
+    return tree_map(pick, inputs, is_leaf=is_picked)
 
 
 def gather_rows(values_U: Tensor, index_B: Tensor) -> Tensor:

@@ -70,7 +70,8 @@ class Transform(Protocol):
 
     A transform may also have a method ``complaint(raw) -> tuple[str, str] | None``: what of a usable raw input is
     lost, as its kind and its cause, such as `("text too long", "300 word pieces, cut to 256")`, or None if nothing.
-    What is not usable at all is refused with a ValueError by `__call__`.
+    What is not usable at all is refused with a ValueError by `__call__`. One that lets another transform do the work
+    has that as its attribute `wrapped`.
     """
 
     def __call__(self, raw: Any) -> Any:
@@ -218,13 +219,20 @@ class Expert(nn.Module, ABC):
             "class": type(self).__qualname__,
             "source": [
                 f"{kind.__module__} {source_digest(kind)}"
-                for top in dict.fromkeys([type(self), type(self.transform), *self._own_layers()])
+                for top in dict.fromkeys([type(self), *self._own_transforms(), *self._own_layers()])
                 for kind in top.__mro__[:-1]
                 if kind not in Expert.__mro__
             ],
             "settings": self._settings,
             "transform": self.transform.describe(),
         }
+
+    def _own_transforms(self) -> list[type]:
+        """Return the class of the transform, and those of what it wraps."""
+        found: list[Any] = [self.transform]
+        while (inner := getattr(found[-1], "wrapped", None)) is not None:
+            found.append(inner)
+        return [type(one) for one in found]
 
     def _own_layers(self) -> list[type]:
         """Return the classes of layers that come from the packages of the expert's own class, not from a library."""

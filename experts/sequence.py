@@ -5,12 +5,15 @@ Legend: U inputs (sequences), L items of a sequence, J = U * L, N tokens of an i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils._pytree import register_dataclass
 
 from experts.base import Expert, ExpertTokens, Precision, Transform
 from experts.digests import digest_of
@@ -18,6 +21,36 @@ from experts.raw import require_kind
 from experts.wrapping import WrappingExpert
 
 NO_ITEM = -1
+
+
+@dataclass
+class Sequences:
+    """Collated sequences.
+
+    Args:
+        items: Of all of them, J, as their expert takes them.
+        index_UL: int64, which item stands where in which sequence, -1 where none does.
+    """
+
+    items: Any
+    index_UL: Tensor
+
+    def take_nested(self, used_U: Tensor, take: Callable[[Any, Tensor], Any]) -> Sequences:
+        """Return some of the sequences, without the items of others.
+
+        Args:
+            used_U: Their numbers.
+            take: Returns some of collated inputs by number.
+        """
+        index_UL = self.index_UL[used_U.to(self.index_UL.device)]
+        index_UL = index_UL[:, (index_UL != NO_ITEM).any(0)]
+        has_item_UL = index_UL != NO_ITEM
+        numbers_J = torch.arange(int(has_item_UL.sum()), device=index_UL.device)
+        own_UL = torch.full_like(index_UL, NO_ITEM).masked_scatter(has_item_UL, numbers_J)
+        return Sequences(take(self.items, index_UL[has_item_UL]), own_UL)
+
+
+register_dataclass(Sequences)  # so that a batch moves and pins what is in it
 
 
 class SequenceTransform:
@@ -49,12 +82,12 @@ class SequenceTransform:
         except ValueError as error:
             raise ValueError(f"item {number}: {error}") from error
 
-    def collate(self, items: Sequence[list[Any]]) -> dict[str, Any]:
-        """Collate all sequences' items to `items`; `index` of shape (U, L) says which are whose, -1 where is none."""
+    def collate(self, items: Sequence[list[Any]]) -> Sequences:
+        """Collate all sequences' items, and say which are whose."""
         stops = list(accumulate(map(len, items), initial=0))
         indices = [torch.arange(start, stop) for start, stop in pairwise(stops)]
         index_UL = pad_sequence(indices, batch_first=True, padding_value=NO_ITEM)
-        return {"items": self.item.collate(list(chain.from_iterable(items))), "index": index_UL}
+        return Sequences(self.item.collate(list(chain.from_iterable(items))), index_UL)
 
     def complaint(self, raw: Sequence[Any]) -> tuple[str, str] | None:
         """Tell of a sequence that is cut, or else what the first item to complain of loses."""
@@ -100,10 +133,10 @@ class SequenceExpert(WrappingExpert):
         self.frozen = expert.frozen
         self.precision = expert.precision
 
-    def encode(self, inputs: dict[str, Any]) -> ExpertTokens:
+    def encode(self, inputs: Sequences) -> ExpertTokens:
         """Turn items into tokens of shape (U, L * N, D)."""
-        index_UL = inputs["index"]
-        tokens = self.network(inputs["items"])
+        index_UL = inputs.index_UL
+        tokens = self.network(inputs.items)
         chosen_J = index_UL.clamp_min(0).flatten()
         tokens_ULND = tokens.tokens_BND.index_select(0, chosen_J).unflatten(0, index_UL.shape)
         mask_ULN = tokens.mask_BN.index_select(0, chosen_J).unflatten(0, index_UL.shape)
@@ -113,9 +146,9 @@ class SequenceExpert(WrappingExpert):
             mask_ULN.flatten(1, 2),
         )
 
-    def learn_statistics(self, batches: Iterable[dict[str, Any]]) -> None:
+    def learn_statistics(self, batches: Iterable[Sequences]) -> None:
         """Let the expert learn them of the items."""
-        self.network.learn_statistics(inputs["items"] for inputs in batches)
+        self.network.learn_statistics(inputs.items for inputs in batches)
 
     def why_not_stored(self) -> str | None:
         """Return why the expert's tokens cannot be kept, or None if they can."""

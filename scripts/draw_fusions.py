@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import base64
 import io
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,14 +23,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from compare_fusion import BATCH, TASK, build, right, trainer
+from compare_fusion import BATCH, TASK, right
 from fusion_flows import FLOWS, draw_flow
+from kept_models import begin_quietly, trained_once
 from markupsafe import Markup
 from token_rows import SPLITS, TokenRows, Tokens, easy_vqa, easy_vqa_experts
 from torch import Tensor
 
 from crossmodal.check.charts import standalone
-from crossmodal.console import tame_chatter
 from crossmodal.module import CrossModalModule
 from datamodules.batch import PairedBatch
 from datamodules.easy_vqa import EasyVQA
@@ -53,10 +52,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("runs/draw_fusions"))
     parser.add_argument("--pictures", type=Path, default=Path("docs/pictures"))
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    tame_chatter()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # that nothing is to be stored
-    options.models.mkdir(parents=True, exist_ok=True)
+    begin_quietly()
     options.pictures.mkdir(parents=True, exist_ok=True)
     experts = easy_vqa_experts(image="grid", question="all")
     data = in_places(easy_vqa(experts, options.store, batch_size=BATCH))
@@ -66,7 +62,7 @@ def main() -> None:
     for name in FLOWS:
         file = name.replace(" ", "_").replace("-", "_")
         (options.pictures / f"{file}_flow.svg").write_text(draw_flow(name))
-        module = trained(name, data, options.models / f"{file}_{options.epochs}.pt", options.epochs)
+        module = trained_once(name, data, options.models / f"{file}_{options.epochs}.pt", epochs=options.epochs)
         reach_LN = influence(module, batch)
         (options.pictures / f"{file}_influence.svg").write_text(draw_influence(reach_LN, example))
         given = data.outputs[TASK][int(module(batch)[TASK].argmax())]
@@ -86,17 +82,6 @@ def in_places(data: TokenRows) -> TokenRows:
         mask_UN = torch.ones(pooled_UND.shape[:2], dtype=torch.bool)
         splits[split] = replace(rows, sources={**rows.sources, "image": Tokens(ExpertTokens(pooled_UND, mask_UN))})
     return TokenRows(splits, data.outputs, batch_size=BATCH)
-
-
-def trained(name: str, data: TokenRows, path: Path, epochs: int) -> CrossModalModule:
-    """Return a model with this fusion, trained now or before."""
-    module = build(name, data, 0)
-    if path.exists():
-        module.load_state_dict(torch.load(path, weights_only=True))
-    else:
-        trainer(epochs=epochs).fit(module, datamodule=data)
-        torch.save(module.state_dict(), path)
-    return module.eval()
 
 
 @dataclass(frozen=True)

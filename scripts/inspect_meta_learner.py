@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 from commands import markdown
-from compare_fusion import BATCH, TASK, WITH_META_LEARNER, build, right, train
+from compare_fusion import BATCH, TASK, WITH_META_LEARNER, right
+from kept_models import begin_quietly, trained_once
 from token_rows import easy_vqa, easy_vqa_experts, with_broken, with_nuisance
 
-from crossmodal.console import tame_chatter
-from crossmodal.meta_learner import FACT_SCALE, FACTS
+from crossmodal.meta_learner import FACTS
 from crossmodal.module import CrossModalModule
 from datamodules.rows import PairedDataset, PairedRows
 
@@ -37,22 +36,14 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("runs/features"))
     parser.add_argument("--output", type=Path, default=Path("runs/compare_fusion"))
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    tame_chatter()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # that nothing is to be stored
+    begin_quietly()
     data = with_nuisance(easy_vqa(easy_vqa_experts(), options.store, batch_size=BATCH), 0)
     path = options.output / f"meta_learner_{options.epochs}_epochs.pt"
-    if path.exists():
-        module = build(WITH_META_LEARNER, data, 0)
-        module.load_state_dict(torch.load(path, weights_only=True))
-    else:
-        module = train(WITH_META_LEARNER, data, 0, options.epochs)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(module.state_dict(), path)
+    module = trained_once(WITH_META_LEARNER, data, path, epochs=options.epochs)
     whole, broken = data.splits["test"], with_broken(data, "image", 0)
     is_broken_R = broken.index["image"] >= len(whole.sources["image"])
     rows = {"whole": broken.select(np.flatnonzero(~is_broken_R)), "broken": broken.select(np.flatnonzero(is_broken_R))}
-    heard = {name: of_image(module.eval(), some) for name, some in rows.items()}
+    heard = {name: of_image(module, some) for name, some in rows.items()}
     print(
         markdown(
             ["of the rows", *heard["whole"]], [[name, *map("{:.4f}".format, of.values())] for name, of in heard.items()]
@@ -100,8 +91,8 @@ def with_weights(
     assert module.model.mixture is not None
     weight_1F = module.model.mixture.meta_learner.fact_score.weight.detach()
     found = []
-    for weight in (FACT_SCALE * float(weight_1F[0, NOVELTY]), *WEIGHTS):
-        weight_1F[0, NOVELTY] = weight / FACT_SCALE
+    for weight in (float(weight_1F[0, NOVELTY]), *WEIGHTS):
+        weight_1F[0, NOVELTY] = weight
         found.append((weight, (right(module, whole, 512), right(module, broken, 512))))
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,20 @@ def test_the_data_that_a_document_shows_is_right(
         for specs, kind in ((arguments["modalities"], Column), (arguments["targets"], Target)):
             for spec in specs.values():
                 kind(**spec).check()
+
+
+@pytest.mark.parametrize("document", ["answers", "balance", "compose", "fusion", "meta_learner"])
+def test_what_a_document_lays_over_an_experiment_is_right(
+    document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / f"docs/{document}.md").read_text(), re.DOTALL)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    for run in ("easy_vqa", "speech"):  # what a composition is of
+        checkpoints = tmp_path / "runs" / run / "0" / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        (checkpoints / "best.ckpt").touch()
+        shutil.copy(ROOT / "configs" / "dots.yaml", checkpoints.parent / "config.yaml")
+    for block in blocks:
+        (tmp_path / "shown.yaml").write_text(block)
+        check("fit", ["--config", str(ROOT / "configs" / "dots.yaml"), "--config", "shown.yaml"])

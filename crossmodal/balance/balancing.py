@@ -118,6 +118,10 @@ class Balancing(nn.Module):
                     right_B = head.opinions().right(answers_BC, batch.targets[task])
                     self._right.add(f"{prefixes[task]}alone/{name}", right_B, said.present_BE[:, number])
 
+    def begin(self) -> None:
+        """Forget what was measured on a split that was not measured to its end."""
+        self._right = RowMeans()
+
     def figures(self) -> dict[str, float]:
         """Return what was measured, by name, and begin anew."""
         return self._right.figures()

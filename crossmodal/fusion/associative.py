@@ -29,6 +29,14 @@ def uneven(amounts_BHN: Tensor, real_BN: Tensor) -> Tensor:
     return apart_BHN.square().sum(-1) / count_B1 / (mean_BH.square() + 1e-10)
 
 
+def _balance(without_BHLN: Tensor, with_BHLN: Tensor, real_BN: Tensor) -> Tensor:
+    """Return how unevenly tokens were attended to and chosen, given shares without and with the competition; (2,)."""
+    chosen_BHLN = (with_BHLN > 0).float() + without_BHLN - without_BHLN.detach()
+    has_B = real_BN.any(1)
+    terms = [uneven(amounts_BHLN.sum(2), real_BN).mean(1) for amounts_BHLN in (with_BHLN, chosen_BHLN)]
+    return torch.stack(terms).masked_fill(~has_B, 0).sum(1) / has_B.sum().clamp(min=1)
+
+
 class AssociativeFusion(TokenFusion):
     """A row's tokens write to its copy of the priors by top-k attention, and retrieve from it by a Hopfield network.
 
@@ -116,8 +124,11 @@ class AssociativeFusion(TokenFusion):
             if number:
                 tokens_BND = self.mix(tokens_BND + self.retrieve(tokens_BND, memory_BLR))
             if self.training:
-                balance.append(self._balance(memory_BLR, tokens_BND, mask_BN, real_BN))
-            memory_BLR = F.normalize(self.write(memory_BLR, tokens_BND, mask_BN), dim=-1)
+                written_BLR, without_BHLN, with_BHLN = self.write.with_shares(memory_BLR, tokens_BND, mask_BN)
+                balance.append(_balance(without_BHLN, with_BHLN, real_BN))
+            else:
+                written_BLR = self.write(memory_BLR, tokens_BND, mask_BN)
+            memory_BLR = F.normalize(written_BLR, dim=-1)
         self.terms = {}
         if self.training:
             importance, load = torch.stack(balance).mean(0)
@@ -130,14 +141,6 @@ class AssociativeFusion(TokenFusion):
         """Return what each token is to the memory: the slots' mean, weighed by how near they are, shape (B, N, D)."""
         patterns_BLD = self.up(memory_BLR)
         return F.scaled_dot_product_attention(self.norm_token(tokens_BND), patterns_BLD, patterns_BLD, scale=self.beta)
-
-    def _balance(self, memory_BLR: Tensor, tokens_BND: Tensor, mask_BN: Tensor, real_BN: Tensor) -> Tensor:
-        """Return how unevenly the tokens were attended to and chosen, shape (2,)."""
-        without_BHLN, with_BHLN = self.write.attention.shares(memory_BLR, tokens_BND, mask_BN)
-        chosen_BHLN = (with_BHLN > 0).float() + without_BHLN - without_BHLN.detach()
-        has_B = real_BN.any(1)
-        terms = [uneven(amounts_BHLN.sum(2), real_BN).mean(1) for amounts_BHLN in (with_BHLN, chosen_BHLN)]
-        return torch.stack(terms).masked_fill(~has_B, 0).sum(1) / has_B.sum().clamp(min=1)
 
     @torch.no_grad()
     def _move_priors(self, memory_BLR: Tensor, has_B: Tensor) -> None:

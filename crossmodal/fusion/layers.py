@@ -39,10 +39,20 @@ class CrossAttention(nn.Module):
     def forward(self, readers_BLD: Tensor, sources_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         """Return what the readers take in, shape (B, L, D); each row must have a source."""
         query_BHLK, key_BHNK, value_BHNK = self._heads(readers_BLD, sources_BND)
+        return self._read(query_BHLK, key_BHNK, value_BHNK, self._compete(query_BHLK, key_BHNK, mask_BN))
+
+    def with_shares(self, readers_BLD: Tensor, sources_BND: Tensor, mask_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `forward` does, and how each reader divides its attention.
+
+        That is by head without the competition, and with it, each of shape (B, H, L, N).
+        """
+        query_BHLK, key_BHNK, value_BHNK = self._heads(readers_BLD, sources_BND)
         allowed = self._compete(query_BHLK, key_BHNK, mask_BN)
-        read_BHLK = F.scaled_dot_product_attention(query_BHLK, key_BHNK, value_BHNK, attn_mask=allowed)
-        read_BLD: Tensor = self.out(read_BHLK.transpose(1, 2).flatten(2))
-        return read_BLD
+        assert allowed is not None  # there is a mask
+        scores_BHLN = (query_BHLK @ key_BHNK.transpose(-1, -2)).float() / query_BHLK.shape[-1] ** 0.5
+        without_BHLN = scores_BHLN.masked_fill(~mask_BN[:, None, None, :], -torch.inf).softmax(-1)
+        with_BHLN = scores_BHLN.masked_fill(~allowed, -torch.inf).softmax(-1)
+        return self._read(query_BHLK, key_BHNK, value_BHNK, allowed), without_BHLN, with_BHLN
 
     @torch.no_grad()
     def sharpen(self, factor: float) -> None:
@@ -50,20 +60,15 @@ class CrossAttention(nn.Module):
         self.query.weight.mul_(factor)
         self.key_value.weight[: len(self.query.weight)].mul_(factor)
 
-    def shares(self, readers_BLD: Tensor, sources_BND: Tensor, mask_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how each reader divides its attention without the competition, and with it, shape (B, H, L, N)."""
-        query_BHLK, key_BHNK, _ = self._heads(readers_BLD, sources_BND)
-        allowed = self._compete(query_BHLK, key_BHNK, mask_BN)
-        assert allowed is not None  # there is a mask
-        scores_BHLN = (query_BHLK @ key_BHNK.transpose(-1, -2)).float() / query_BHLK.shape[-1] ** 0.5
-        without_BHLN = scores_BHLN.masked_fill(~mask_BN[:, None, None, :], -torch.inf).softmax(-1)
-        with_BHLN = scores_BHLN.masked_fill(~allowed, -torch.inf).softmax(-1)
-        return without_BHLN, with_BHLN
-
     def _heads(self, readers_BLD: Tensor, sources_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query_BHLK = self._split(self.query(self.norm_reader(readers_BLD)))
         key_BHNK, value_BHNK = map(self._split, self.key_value(self.norm_source(sources_BND)).chunk(2, dim=-1))
         return query_BHLK, key_BHNK, value_BHNK
+
+    def _read(self, query_BHLK: Tensor, key_BHNK: Tensor, value_BHNK: Tensor, allowed: Tensor | None) -> Tensor:
+        read_BHLK = F.scaled_dot_product_attention(query_BHLK, key_BHNK, value_BHNK, attn_mask=allowed)
+        read_BLD: Tensor = self.out(read_BHLK.transpose(1, 2).flatten(2))
+        return read_BLD
 
     def _compete(self, query_BHLK: Tensor, key_BHNK: Tensor, mask_BN: Tensor | None) -> Tensor | None:
         """Return the sources that count, shape (B, H or 1, L or 1, N); None for all."""
@@ -132,3 +137,8 @@ class TransformerLayer(nn.Module):
         """Return the readers after the layer, shape (B, L, D); each row must have a source."""
         after_BLD: Tensor = self.mix(readers_BLD + self.attention(readers_BLD, sources_BND, mask_BN))
         return after_BLD
+
+    def with_shares(self, readers_BLD: Tensor, sources_BND: Tensor, mask_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `forward` does, and how each reader divides its attention; see `CrossAttention.with_shares`."""
+        read_BLD, without_BHLN, with_BHLN = self.attention.with_shares(readers_BLD, sources_BND, mask_BN)
+        return self.mix(readers_BLD + read_BLD), without_BHLN, with_BHLN

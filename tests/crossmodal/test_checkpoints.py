@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from crossmodal.checkpoints import refuse_other_settings
+from crossmodal.checkpoints import CheckpointMismatchError, refuse_other_price, refuse_other_settings
 
 ADAM = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.1, "weight_decay": 0.0}}
 MODEL = {"optimizer": ADAM, "warmup": 0.1, "objective": None, "fusion": {"init_args": {"top_k": 4}}}
@@ -57,3 +57,29 @@ def test_a_run_goes_on_as_it_began(tmp_path: Path, now: dict[str, Any], message:
 )
 def test_what_may_change(tmp_path: Path, now: dict[str, Any]) -> None:
     compare(tmp_path, now)
+
+
+def settings_with(**selector: Any) -> dict[str, Any]:
+    return {"selector": {"class_path": "crossmodal.selector.Selector", "init_args": selector}}
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "message"),
+    [
+        ({"budget": 0.6}, {"budget": 0.3}, r"^model.selector.init_args.budget was 0.6 .* and now is 0.3: the price"),
+        ({"budget": None}, {"budget": 0.3}, r"^model.selector.init_args.budget was None"),
+        ({"costs": None}, {"costs": {"a": 1.0}}, r"^model.selector.init_args.costs was None .* now is {'a': 1.0}"),
+        ({"costs": {"a": 2.0}}, {"costs": {"a": 1.0}}, r"^model.selector.init_args.costs.a was 2.0 .* now is 1.0"),
+    ],
+)
+def test_what_a_price_was_not_learned_with(then: dict[str, Any], now: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointMismatchError, match=message):
+        refuse_other_price(settings_with(**then), settings_with(**now))
+
+
+def test_what_a_price_does_not_depend_on() -> None:
+    then = settings_with(budget=0.6, costs={"a": 1.0}, top_k=0)
+    refuse_other_price(then, then)
+    refuse_other_price(then, settings_with(budget=None, costs={"a": 1}, top_k=1))
+    refuse_other_price({}, then)
+    refuse_other_price(then, {"selector": None})

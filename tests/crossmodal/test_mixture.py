@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from crossmodal.mixture import Answers
 from crossmodal.model import CrossModalModel
+from crossmodal.selector import Selector
 from datamodules.batch import PairedBatch
 from experts.base import ExpertTokens
 from tests.crossmodal.mixtures import CLASSES, NAMES, a_batch, a_model
@@ -91,3 +96,51 @@ def test_the_workspace_hears_the_same_shares() -> None:
         absent_B = ~answered(model, batch).present_BE.any(1)
         outputs_BC = model.heads["answer"](workspace_BLD, absent_B)
     assert_close(outputs_BC.softmax(-1), answered(model, batch).members["answer"][:, 2])
+
+
+def broken(batch: PairedBatch, name: str, rows: list[int], value: float) -> PairedBatch:
+    """Return the batch with one number of these rows' tokens made another."""
+    tokens_BND = batch.inputs[name].tokens_BND.clone()
+    tokens_BND[rows, 0, 3] = value
+    return replace(batch, inputs={**batch.inputs, name: ExpertTokens(tokens_BND, batch.inputs[name].mask_BN)})
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -3e38])
+@pytest.mark.parametrize("with_selector", [False, True])
+def test_what_is_not_finite_is_as_if_the_row_lacked_it(name: str, value: float, with_selector: bool) -> None:
+    costs = dict.fromkeys(NAMES, 1.0)
+    selector = partial(Selector, first=["guesses"], top_k=1, costs=costs) if with_selector else None
+    model = a_model(selector=selector).eval()
+    batch, rows = a_batch(), [0, 5, 63]
+    is_whole_B = torch.ones(64, dtype=torch.bool)
+    is_whole_B[rows] = False
+    with torch.no_grad():
+        with pytest.warns(UserWarning, match=rf"experts.{name} gives tokens that are not finite, first of row 0/0"):
+            found = model(broken(batch, name, rows, value))["answer"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it is said once
+            all_broken = model(broken(batch, name, list(range(64)), value))["answer"]
+            expected = model(batch.keeping({name: is_whole_B}))["answer"]
+            assert_close(all_broken, model(batch.without(name))["answer"])
+    assert found.isfinite().all()
+    assert_close(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:experts.sees gives")
+def test_what_is_not_finite_teaches_nothing() -> None:
+    model, batch = a_model().train(), a_batch()
+    tokens, observed, _ = model.observe(broken(batch, "sees", [0, 1, 2], torch.nan))
+    lacking = batch.keeping({"sees": torch.arange(64) >= 3})
+    for name in NAMES:
+        assert torch.equal(observed.index[name], lacking.index[name])
+        assert torch.equal(observed.positions[name], lacking.positions[name])
+        assert torch.equal(tokens[name].tokens_BND, lacking.inputs[name].tokens_BND)
+
+
+def test_an_expert_that_diverges_while_it_trains_is_not_left_out() -> None:
+    model, batch = a_model().train(), broken(a_batch(), "sees", [0], torch.nan)
+    model.experts["sees"].frozen = False
+    tokens, observed, _ = model.observe(batch)
+    assert tokens["sees"].tokens_BND.isnan().any()
+    assert observed is batch

@@ -80,16 +80,16 @@ def test_in_training_others_are_drawn_too() -> None:
     assert_close(chosen_BE.float().mean(0), torch.tensor([0.625, 0.125, 0.125, 0.125]), atol=0.03, rtol=0)
 
 
-def test_balance_is_least_where_the_load_is_even() -> None:
-    selector = a_selector(top_k=1, balance=1.0)
+def test_load_balance_is_least_where_the_load_is_even() -> None:
+    selector = a_selector(top_k=1, load_balance=1.0)
     available_BE = torch.ones(4, 4, dtype=torch.bool)
 
-    def balance(worth_BE: Tensor) -> float:
+    def loss(worth_BE: Tensor) -> float:
         chosen_BE = selector.choose(worth_BE, available_BE)
         return float(selector.terms(Choice(worth_BE, chosen_BE, available_BE, {}, a_batch(4)))["selector/balance"])
 
-    assert balance(20 * torch.eye(4)) == pytest.approx(1)
-    assert balance(torch.tensor([20.0, 0, 0, 0]).expand(4, -1)) == pytest.approx(4)
+    assert loss(20 * torch.eye(4)) == pytest.approx(1)
+    assert loss(torch.tensor([20.0, 0, 0, 0]).expand(4, -1)) == pytest.approx(4)
 
 
 @pytest.mark.parametrize(

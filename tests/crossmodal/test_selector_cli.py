@@ -62,6 +62,19 @@ def test_what_is_predicted_without_encoding_all(crossmodal: Zygote, folder: Path
     assert again["prediction"] == table["prediction"]
 
 
+@pytest.mark.parametrize("command", ["test", "predict"])
+def test_another_budget_needs_another_training(crossmodal: Zygote, folder: Path, command: str) -> None:
+    config = ("--config", "runs/budget/0/config.yaml", "--ckpt_path", "best")
+    status, output = crossmodal.run(command, *config, "--model.selector.init_args.budget", "0.9", cwd=folder)
+    assert status != 0
+    assert "Traceback" not in output
+    assert "model.selector.init_args.budget was 0.6 when it was trained, and now is 0.9" in output
+    costs = '{"image": 1, "question": 1, "closer": 5}'
+    status, output = crossmodal.run(command, *config, "--model.selector.init_args.costs", costs, cwd=folder)
+    assert status != 0
+    assert "model.selector.init_args.costs was None when it was trained, and now is {'image'" in output
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

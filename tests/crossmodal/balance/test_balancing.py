@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from crossmodal.balance import GradientModulation, MMPareto, UnimodalLosses
 from crossmodal.balance.balancing import likelihoods, own_parameters
 from crossmodal.balance.base import Balance
 from crossmodal.building import build_balancing, build_model
-from crossmodal.fusion import ConcatFusion
 from crossmodal.heads import ClassificationHead, MultiLabelHead, RegressionHead
 from crossmodal.joining import Joined
 from crossmodal.meta_learner import MetaLearner
@@ -24,6 +24,7 @@ from tests.crossmodal.balance.uneven import (
     Method,
     a_batch,
     a_model,
+    always_answers,
     known_alone,
     one_step,
     terms_of,
@@ -88,11 +89,8 @@ class Trained(Expert):
 
 @pytest.mark.parametrize("method", [UnimodalLosses, MMPareto])
 def test_a_loss_of_its_own_reaches_an_expert_that_trains(method: Method) -> None:
-    torch.manual_seed(0)
-    heads, outputs = {"answer": ClassificationHead}, {"answer": ["a", "b", "c", "d"]}
-    experts = {name: Trained() for name in NAMES}
-    model = build_model(experts, outputs, fusion=partial(ConcatFusion, width=8, dropout=0.0), heads=heads)
-    balancing = build_balancing(model, outputs, heads, method)
+    model, balancing = a_model(method, expert=Trained)
+    experts: dict[str, Any] = dict(model.experts.items())
     batch = a_batch(lacking=True)
     batch.inputs = {name: tokens.tokens_BND[:, 0] for name, tokens in batch.inputs.items()}
     whole = terms_of(model, balancing, batch)
@@ -111,10 +109,8 @@ def test_a_loss_of_its_own_reaches_an_expert_that_trains(method: Method) -> None
 def test_how_often_each_is_right_alone() -> None:
     model, balancing = a_model(GradientModulation)
     batch = a_batch(lacking=True)
-    for name, number in (("loud", 2), ("quiet", 1)):  # each always answers the same
-        answer = dict(balancing.networks[name].named_parameters())
-        answer["heads.answer.linear.weight"].data.zero_()
-        answer["heads.answer.linear.bias"].data = torch.eye(4)[number]
+    for name, number in (("loud", 2), ("quiet", 1)):
+        always_answers(balancing, name, torch.eye(4)[number].tolist())
     for half in (torch.arange(64) < 20, torch.arange(64) >= 20):
         balancing.measure(model, model.encode(batch), batch.select(half), {"answer": ""})
     targets = batch.targets["answer"]
@@ -160,26 +156,18 @@ def test_what_does_not_go_together(methods: list[Method], message: str) -> None:
     ],
 )
 def test_beside_a_meta_learner(method: Method, message: str | None) -> None:
-    heads, outputs = {"answer": ClassificationHead}, {"answer": ["yes", "no"]}
-    fusion = partial(ConcatFusion, width=8)
-    experts = {name: GivenTokens() for name in NAMES}
-    model = build_model(experts, outputs, fusion=fusion, heads=heads, meta_learner=MetaLearner)
     if message is None:
-        assert not build_balancing(model, outputs, heads, method).networks
+        assert not a_model(method, meta_learner=MetaLearner)[1].networks
         return
     with pytest.raises(ValueError, match=message):
-        build_balancing(model, outputs, heads, method)
+        a_model(method, meta_learner=MetaLearner)
 
 
 def test_not_without_answers_and_not_where_one_joined() -> None:
-    experts = {name: GivenTokens() for name in NAMES}
     with pytest.raises(ValueError, match=r"model.balance: it goes by answers"):
-        build_balancing(build_model(experts, {}), {}, {}, MMPareto)
-    joined = {"quiet": Joined("model.ckpt")}
-    heads, outputs = {"answer": ClassificationHead}, {"answer": ["yes", "no"]}
-    model = build_model(experts, outputs, fusion=partial(ConcatFusion, width=8), heads=heads, joined=joined)
+        build_balancing(build_model({name: GivenTokens() for name in NAMES}, {}), {}, {}, MMPareto)
     with pytest.raises(ValueError, match="of a model that quiet joined only what is new trains"):
-        build_balancing(model, outputs, heads, MMPareto)
+        a_model(MMPareto, joined={"quiet": Joined("model.ckpt")})
 
 
 @pytest.mark.parametrize(("method", "refuses"), [(UnimodalLosses, False), (GradientModulation, True), (MMPareto, True)])

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from crossmodal.balance import GradientModulation
 from crossmodal.balance.modulation import factors, modulate, ratios
-from tests.crossmodal.balance.uneven import NAMES, a_batch, a_model, known_alone, one_step, trained, unbalanced
+from tests.crossmodal.balance.uneven import (
+    NAMES,
+    a_batch,
+    a_model,
+    always_answers,
+    known_alone,
+    one_step,
+    trained,
+    unbalanced,
+)
 
 
 def scores(modalities: int, rows: int = 6) -> Tensor:
@@ -75,9 +84,7 @@ def test_only_what_is_ahead_is_scaled_and_only_in_time(epoch: int, is_on: bool) 
     for settings in ({"first_epoch": 99}, {"alpha": 0.2, "first_epoch": 1, "last_epoch": 2}):
         model, balancing = a_model(partial(GradientModulation, **settings))
         for name, logit in (("loud", 9.0), ("quiet", 0.0)):  # one is sure, and right; the other guesses
-            answer = dict(balancing.networks[name].named_parameters())
-            nn.init.zeros_(answer["heads.answer.linear.weight"])
-            answer["heads.answer.linear.bias"].data = torch.tensor([logit, 0, 0, 0])
+            always_answers(balancing, name, [logit, 0, 0, 0])
         _, scaled = one_step(model, balancing, batch, epoch)
         found.append([dict(model.named_parameters())[f"projections.{name}.linear.weight"].grad for name in NAMES])
     share = 1 - math.tanh(0.2 * 4 * float(torch.tensor([9.0, 0, 0, 0]).softmax(0)[0])) if is_on else 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +17,13 @@ from crossmodal.heads import ClassificationHead
 from crossmodal.model import CrossModalModel
 from crossmodal.objectives import TaskObjective
 from datamodules.batch import PairedBatch
+from experts.base import Expert
 from tests.crossmodal.mixtures import GivenTokens, of_one
 
 CLASSES, WIDTH, DIRECTIONS = 4, 3, 32
 NAMES = ("loud", "quiet")
 OUTPUTS = {"answer": [str(number) for number in range(CLASSES)]}
+HEADS = {"answer": ClassificationHead}
 Method = Callable[[list[str]], Balance]
 CENTRES_CD = torch.randn(CLASSES, DIRECTIONS, generator=torch.Generator().manual_seed(3))
 
@@ -33,12 +36,18 @@ class Wide(GivenTokens):
         self.width = DIRECTIONS
 
 
-def a_model(*methods: Method, names: Sequence[str] = NAMES) -> tuple[CrossModalModel, Balancing]:
+def a_model(*methods: Method, expert: Callable[[], Expert] = Wide, **parts: Any) -> tuple[CrossModalModel, Balancing]:
     torch.manual_seed(0)
-    heads = {"answer": ClassificationHead}
     fusion = partial(ConcatFusion, width=WIDTH, hidden=16, dropout=0.0)
-    model = build_model({name: Wide() for name in names}, OUTPUTS, fusion=fusion, heads=heads)
-    return model, build_balancing(model, OUTPUTS, heads, list(methods))
+    model = build_model({name: expert() for name in NAMES}, OUTPUTS, fusion=fusion, heads=HEADS, **parts)
+    return model, build_balancing(model, OUTPUTS, HEADS, list(methods))
+
+
+def always_answers(balancing: Balancing, name: str, logits: Sequence[float]) -> None:
+    """Let what a modality says alone be the same of all rows."""
+    answer = dict(balancing.networks[name].named_parameters())
+    answer["heads.answer.linear.weight"].data.zero_()
+    answer["heads.answer.linear.bias"].data = torch.tensor(logits)
 
 
 def a_batch(count: int = 64, *, seed: int = 0, lacking: bool = False) -> PairedBatch:

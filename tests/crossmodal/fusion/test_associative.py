@@ -280,3 +280,10 @@ def test_it_runs_in_bfloat16_where_no_near_ones_compete(is_training: bool) -> No
 def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         made(**settings)
+
+
+def test_the_competition_is_held_once_a_round() -> None:
+    fusion, held = made(rounds=3).train(), []
+    fusion.write.attention.query.register_forward_hook(lambda *_: held.append(1))
+    fusion(drawn(*MODALITIES))
+    assert len(held) == fusion.rounds

@@ -52,7 +52,8 @@ def test_shares_are_what_it_attends_by_also_to_sources_of_another_width(top_k: i
     attention = CrossAttention(8, num_heads=2, top_k=top_k, source_width=WIDTH)
     readers_BLD, sources_BND, mask_BN = torch.randn(3, 2, 8), torch.randn(3, 6, WIDTH), torch.rand(3, 6) < 0.7
     mask_BN[:, 0] = True
-    without_BHLN, with_BHLN = attention.shares(readers_BLD, sources_BND, mask_BN)
+    given_BLD, without_BHLN, with_BHLN = attention.with_shares(readers_BLD, sources_BND, mask_BN)
+    assert torch.equal(given_BLD, attention(readers_BLD, sources_BND, mask_BN))
     value_BHNK = attention.key_value(attention.norm_source(sources_BND))[..., 8:].unflatten(-1, (2, 4)).transpose(1, 2)
     read_BLD = attention.out((with_BHLN @ value_BHNK).transpose(1, 2).flatten(2))
     assert_close(read_BLD, attended(attention, readers_BLD, sources_BND, mask_BN), atol=1e-5, rtol=1e-5)
