@@ -50,6 +50,12 @@ class CrossAttention(nn.Module):
         self.query.weight.mul_(factor)
         self.key_value.weight[: len(self.query.weight)].mul_(factor)
 
+    @torch.no_grad()
+    def amplify(self, factor: float) -> None:
+        """Multiply the weights of values and of what is taken in: readers hear more of sources from the start."""
+        self.key_value.weight[len(self.query.weight) :].mul_(factor)
+        self.out.weight.mul_(factor)
+
     def shares(self, readers_BLD: Tensor, sources_BND: Tensor, mask_BN: Tensor) -> tuple[Tensor, Tensor]:
         """Return how each reader divides its attention without the competition, and with it, shape (B, H, L, N)."""
         query_BHLK, key_BHNK, _ = self._heads(readers_BLD, sources_BND)
@@ -99,6 +105,12 @@ class FeedForward(nn.Module):
         self.out = nn.Linear(2 * width, width)
         self.dropout = nn.Dropout(dropout)
 
+    @torch.no_grad()
+    def amplify(self, factor: float) -> None:
+        """Multiply the weights: the layer adds more from the start."""
+        self.gate_value.weight.mul_(factor)
+        self.out.weight.mul_(factor)
+
     def branch(self, values_BND: Tensor) -> Tensor:
         """What is added to the tokens; they may have any shape that ends in D."""
         gate, value = self.gate_value(self.norm(values_BND)).chunk(2, dim=-1)
@@ -132,3 +144,8 @@ class TransformerLayer(nn.Module):
         """Return the readers after the layer, shape (B, L, D); each row must have a source."""
         after_BLD: Tensor = self.mix(readers_BLD + self.attention(readers_BLD, sources_BND, mask_BN))
         return after_BLD
+
+    def amplify(self, factor: float) -> None:
+        """Multiply all weights but those of queries and keys."""
+        self.attention.amplify(factor)
+        self.mix.amplify(factor)
