@@ -30,6 +30,8 @@ PASSED_ON = {
     "workers": "data.init_args.num_workers",
     "accelerator": "trainer.accelerator",
 }
+# not tuned: common for transformers of this size
+LOW_RATE = {"model.optimizer.init_args.lr": 1e-3}
 PATCHES = {
     "class_path": "experts.grid.GridExpert",
     "init_args": {"image_size": 75, "channels": [64], "kernels": [15], "strides": [15], "width": 64},
@@ -37,13 +39,15 @@ PATCHES = {
 MODELS: dict[str, dict[str, Any]] = {
     "workspace": {},
     "associative": {
+        **LOW_RATE,
         "model.fusion": {
             "class_path": "crossmodal.fusion.AssociativeFusion",
             "init_args": {"width": 128, "slots": 8, "memory_width": 88, "rounds": 4, "top_k": 0, "dropout": 0.0},
-        }
+        },
     },
     # one slot is the class token, and of one feed-forward layer all tokens take it: a plain transformer
     "vit": {
+        **LOW_RATE,
         "experts.image": PATCHES,
         "model.fusion": {
             "class_path": "crossmodal.fusion.MoEFusion",
