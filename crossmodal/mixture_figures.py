@@ -52,7 +52,7 @@ class MixtureFigures(RowMeans):
             targets: Of the tasks that have any.
             prefixes: By task, of its figures' names.
         """
-        every_B = answers.weights_BM[:, 0] >= 0
+        every_B = torch.ones_like(answers.present_BE[:, 0])
         for number, name in enumerate((*answers.experts, FUSION)):
             self.add(f"weight/{name}", answers.weights_BM[:, number], every_B)
         for number, name in enumerate(answers.experts):

@@ -12,10 +12,10 @@ from experts.base import Expert, ExpertTokens
 from experts.image import ImageTransform
 
 
-def middles(height: int, width: int) -> Tensor:
+def middles(height: int, width: int, *, device: torch.device | None = None) -> Tensor:
     """Return where the places of a map are, across and down from -1 to 1, line by line: shape (H * W, 2)."""
     down_HW, across_HW = torch.meshgrid(
-        (2 * torch.arange(height) + 1) / height - 1, (2 * torch.arange(width) + 1) / width - 1, indexing="ij"
+        *((2 * torch.arange(size, device=device) + 1) / size - 1 for size in (height, width)), indexing="ij"
     )
     return torch.stack([across_HW.flatten(), down_HW.flatten()], dim=1)
 
@@ -67,7 +67,7 @@ class Grid(nn.Module):
     def forward(self, pixels_UCHW: Tensor) -> Tensor:
         """Return tokens, shape (U, N, D)."""
         features_UCHW = self.convolutions(pixels_UCHW)
-        where_N2 = middles(*features_UCHW.shape[-2:]).to(features_UCHW)
+        where_N2 = middles(*features_UCHW.shape[-2:], device=features_UCHW.device).to(features_UCHW)
         features_UNC = features_UCHW.flatten(2).transpose(1, 2)
         tokens_UND: Tensor = self.located(features_UNC, where_N2.expand(len(features_UNC), -1, -1))
         return tokens_UND

@@ -60,6 +60,12 @@ class CrossAttention(nn.Module):
         self.query.weight.mul_(factor)
         self.key_value.weight[: len(self.query.weight)].mul_(factor)
 
+    @torch.no_grad()
+    def amplify(self, factor: float) -> None:
+        """Multiply the weights of values and of what is taken in: readers hear more of sources from the start."""
+        self.key_value.weight[len(self.query.weight) :].mul_(factor)
+        self.out.weight.mul_(factor)
+
     def _heads(self, readers_BLD: Tensor, sources_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query_BHLK = self._split(self.query(self.norm_reader(readers_BLD)))
         key_BHNK, value_BHNK = map(self._split, self.key_value(self.norm_source(sources_BND)).chunk(2, dim=-1))
@@ -104,6 +110,12 @@ class FeedForward(nn.Module):
         self.out = nn.Linear(2 * width, width)
         self.dropout = nn.Dropout(dropout)
 
+    @torch.no_grad()
+    def amplify(self, factor: float) -> None:
+        """Multiply the weights: the layer adds more from the start."""
+        self.gate_value.weight.mul_(factor)
+        self.out.weight.mul_(factor)
+
     def branch(self, values_BND: Tensor) -> Tensor:
         """What is added to the tokens; they may have any shape that ends in D."""
         gate, value = self.gate_value(self.norm(values_BND)).chunk(2, dim=-1)
@@ -142,3 +154,8 @@ class TransformerLayer(nn.Module):
         """Return what `forward` does, and how each reader divides its attention; see `CrossAttention.with_shares`."""
         read_BLD, without_BHLN, with_BHLN = self.attention.with_shares(readers_BLD, sources_BND, mask_BN)
         return self.mix(readers_BLD + read_BLD), without_BHLN, with_BHLN
+
+    def amplify(self, factor: float) -> None:
+        """Multiply all weights but those of queries and keys."""
+        self.attention.amplify(factor)
+        self.mix.amplify(factor)

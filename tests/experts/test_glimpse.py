@@ -23,21 +23,34 @@ def build(**arguments: Any) -> GlimpseExpert:
 def test_salient_places_are_the_middles_of_things() -> None:
     pictures = [a_picture(9, 12), a_picture(30, 25, colour=(128, 128, 128))]
     pixels = torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() for picture in pictures])
-    places = salient_places(pixels, 4, window=5)
+    places, _ = salient_places(pixels, 4, window=5)
     assert places.shape == (2, 4, 2)
     assert places[:, 0].tolist() == [[9, 12], [30, 25]]
 
 
-def test_nearly_all_objects_of_sort_of_clevr_are_found() -> None:
+def test_a_thing_with_a_flat_top_is_one_place_and_the_background_is_none() -> None:
+    pixels = torch.zeros(1, 3, 40, 40)
+    pixels[0, :, 5:18, 20:33] = 1  # much larger than the blur: its middle is nowhere higher than elsewhere
+    pixels[0, :, 30:35, 3:8] = 0.8
+    places, real = salient_places(pixels, 6, window=3, least=0.5)
+    assert real.tolist() == [[True, True] + [False] * 4]
+    across, down = places[0, :2].unbind(-1)
+    assert pixels[0, 0, down, across].tolist() == pytest.approx([1, 0.8])
+    assert salient_places(pixels, 6, window=3)[1].all()
+
+
+def test_nearly_all_objects_of_sort_of_clevr_are_found_once() -> None:
     rows = SortOfCLEVR(train_images=2, test_images=50).load("test")
     assert rows is not None
     pixels = np.stack([np.asarray(rows.sources["image"].load(number)) for number in range(50)])
-    places = salient_places(torch.from_numpy(pixels).permute(0, 3, 1, 2).float(), 10, window=7)
+    places, real = salient_places(torch.from_numpy(pixels).permute(0, 3, 1, 2).float(), 8, window=5, least=0.3)
     across, down = places.unbind(-1)
     colours = [
-        {tuple(colour) for colour in pixels[number, down[number], across[number]].tolist()} for number in range(50)
+        [tuple(colour) for colour in pixels[number, down[number], across[number]][real[number].numpy()].tolist()]
+        for number in range(50)
     ]
-    assert sum(len(found - {(255, 255, 255)}) for found in colours) > 0.97 * 6 * 50
+    assert sum(len(set(found) - {(255, 255, 255)}) for found in colours) > 0.97 * 6 * 50
+    assert sum(map(len, colours)) < 1.02 * 6 * 50
 
 
 def test_cut_out_equals_slices_of_a_padded_picture() -> None:
@@ -48,6 +61,13 @@ def test_cut_out_equals_slices_of_a_padded_picture() -> None:
     for picture in range(2):
         for number, (across, down) in enumerate(places[picture].tolist()):
             assert torch.equal(seen[picture, number], padded[picture, :, down : down + 5, across : across + 5])
+
+
+def test_what_hardly_stands_out_is_no_token() -> None:
+    expert = build(least=0.5)
+    pixels = expert.transform.collate([expert.transform(a_picture(9, 12))])
+    assert expert(pixels).mask_BN.tolist() == [[True, False, False]]
+    assert build()(pixels).mask_BN.all()
 
 
 def tokens_of(expert: GlimpseExpert, places: list[tuple[int, int]]) -> Tensor:
@@ -81,6 +101,7 @@ def test_all_of_it_trains() -> None:
     [
         ({"num_glimpses": 0}, "num_glimpses must be at least 1, not 0"),
         ({"size": 4}, "size must be odd, .* not 4"),
+        ({"least": 1.5}, "least is a share, 0 to 1, not 1.5"),
         ({"window": 2}, "window must be odd, .* not 2"),
         ({"image_size": 2}, "3 glimpses of 4 pixels|5 glimpses"),
     ],

@@ -59,6 +59,21 @@ def test_sharpness_makes_the_first_attention_uneven_and_changes_nothing_else(sha
     assert most[1] > 1.5 * most[0]
 
 
+@pytest.mark.parametrize("share_weights", [True, False])
+def test_gain_lets_rounds_hear_each_other_and_leaves_the_attention_as_it_is(share_weights: bool) -> None:
+    def made(**arguments: float) -> WorkspaceFusion:
+        torch.manual_seed(0)
+        return WorkspaceFusion(MODALITIES, width=WIDTH, rounds=3, share_weights=share_weights, **arguments)  # type: ignore[arg-type]
+
+    plain, same, loud = made(), made(gain=1.0), made(gain=2.0)
+    assert all(torch.equal(left, right) for left, right in zip(plain.parameters(), same.parameters(), strict=True))
+    for (name, before), after in zip(plain.named_parameters(), loud.parameters(), strict=True):
+        kept = WIDTH if "key_value" in name else 0
+        factor = 2 if name.endswith(("key_value.weight", "out.weight", "gate_value.weight")) else 1
+        assert torch.equal(after[:kept], before[:kept])
+        assert torch.equal(after[kept:], factor * before[kept:])
+
+
 @pytest.mark.parametrize("goal", MODALITIES)
 def test_the_goal_is_added_to_the_slots(goal: str) -> None:
     fusion = WorkspaceFusion(MODALITIES, width=WIDTH, slots=3, rounds=2, top_k=2, goal=goal)
@@ -80,9 +95,10 @@ def test_a_goal_that_is_no_modality() -> None:
         WorkspaceFusion(MODALITIES, goal="wish")
 
 
-def test_a_sharpness_of_none() -> None:
-    with pytest.raises(ValueError, match="sharpness must be above 0, not 0"):
-        WorkspaceFusion(MODALITIES, sharpness=0)
+@pytest.mark.parametrize("name", ["sharpness", "gain"])
+def test_a_factor_of_none(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be above 0, not 0"):
+        WorkspaceFusion(MODALITIES, **{name: 0})  # type: ignore[arg-type]
 
 
 def test_a_competition_of_fewer_than_none() -> None:
