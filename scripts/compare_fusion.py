@@ -1,8 +1,8 @@
 """Every fusion, and the workspace with its meta-learner, on the same tokens: accuracy, cost, and what a failure leaves.
 
-All have the same width and otherwise their defaults. Experts are frozen, their tokens are in memory; the optimizer is
-that of configs/easy_vqa.yaml, a batch has 128 rows. No validation rows are looked at: what the last epoch leaves is
-tested. Two tasks:
+All have the same width and otherwise their defaults. Experts are frozen, their tokens are in memory; optimizer, epochs
+and batches are those of configs/easy_vqa.yaml. No validation rows are looked at: what the last epoch leaves is tested.
+Two tasks:
 
 - `easy_vqa`: experts `image` and `question`.
 - `nuisance`: the same rows with a pool of four experts: `twin` repeats `image`, and `noise` tells nothing, in training
@@ -10,14 +10,15 @@ tested. Two tasks:
   channel with the mean and deviation of training): once the image's, whose twin is whole, and once the question's,
   which nothing can replace.
 
-The test split is taken whole as it is and with a broken image, else 2,000 of its rows.
+The test split is taken whole, but where a modality is missing, 2,000 of its rows.
 
-    python scripts/compare_fusion.py [--seeds 5] [--epochs 4] [--quick] [--ways NAME ...] [--store runs/features]
-        [--output runs/compare_fusion] [--report] [--pictures docs/pictures]
+    python scripts/compare_fusion.py [--seeds 5] [--epochs 14] [--quick] [--ways NAME ...] [--jobs 1]
+        [--store runs/features] [--output runs/compare_fusion] [--report] [--pictures docs/pictures]
 
 Each training is kept in the output folder, and the same command goes on where it was stopped; delete the folder where
-code has changed. `--report` trains nothing, and tells of what is kept. `--quick` takes one seed and one epoch. One
-thread; rates are of the processor's time, so that other work on the machine counts little.
+code has changed. `--jobs` trainings run at once, each in a process of one thread. `--report` trains nothing, and tells
+of what is kept. `--quick` takes one seed and one epoch. Rates are of the processor's time, so that other work on the
+machine counts little; they are measured once all is trained.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ import logging
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,7 @@ from crossmodal.module import CrossModalModule
 from datamodules.rows import PairedDataset, PairedRows
 
 WIDTH = 64
-BATCH = 128
+BATCH = 512
 SOME = 2_000  # rows of the test split, where not all are taken
 TASK = "answer"
 WITH_META_LEARNER = "workspace with its meta-learner"
@@ -70,7 +73,8 @@ def main() -> None:
     """Compare, print tables, and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--store", type=Path, default=Path("runs/features"))
     parser.add_argument("--output", type=Path, default=Path("runs/compare_fusion"))
@@ -84,20 +88,25 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # that nothing is to be stored
     plain = easy_vqa(easy_vqa_experts(), options.store, batch_size=BATCH)
     kept = Kept(options.output / f"{epochs}_epochs.jsonl")
-    for seed in range(0 if options.report else seeds):
-        for task, data in (("easy_vqa", plain), ("nuisance", with_nuisance(plain, seed))):
-            for way in options.ways:
-                if not kept.has(task, way, seed):
-                    began = time.process_time()
-                    module = train(way, data, seed, epochs)
-                    seconds = time.process_time() - began
-                    told = {"task": task, "way": way, "seed": seed, "seconds": seconds}
-                    kept.add({**told, **measure(module, task, data, seed)})
-    costs = {task: measure_costs(data) for task, data in (("easy_vqa", plain), ("nuisance", with_nuisance(plain, 0)))}
+    wanted = [
+        (task, way, seed, epochs)
+        for seed in range(0 if options.report else seeds)
+        for way in reversed(WAYS)  # those that take longest first
+        for task in ("nuisance", "easy_vqa")
+        if way in options.ways and not kept.has(task, way, seed)
+    ]
+    processes = ProcessPoolExecutor(options.jobs, get_context("fork"), initializer=_given.append, initargs=(plain,))
+    with processes as pool:
+        for done in as_completed([pool.submit(trained_and_measured, *one) for one in wanted]):
+            kept.add(done.result())
+    costs = {
+        task: measure_costs(data, options.ways)
+        for task, data in (("easy_vqa", plain), ("nuisance", with_nuisance(plain, 0)))
+    }
     found = [
         summary(task, way, rows, costs[task][way])
         for task in costs
-        for way in WAYS
+        for way in options.ways
         if (rows := kept.of(task, way, seeds))
     ]
     for task in costs:
@@ -106,6 +115,19 @@ def main() -> None:
     if options.pictures:
         draw(found, options.pictures)
     print(json.dumps({"epochs": epochs, "found": found}))
+
+
+_given: list[TokenRows] = []  # what a process is given once
+
+
+def trained_and_measured(task: str, way: str, seed: int, epochs: int) -> dict[str, Any]:
+    """Return what is kept of a training; in a process of its own."""
+    torch.set_num_threads(1)
+    data = with_nuisance(_given[0], seed) if task == "nuisance" else _given[0]
+    began = time.process_time()
+    module = train(way, data, seed, epochs)
+    seconds = time.process_time() - began
+    return {"task": task, "way": way, "seed": seed, "seconds": seconds, **measure(module, task, data, seed)}
 
 
 def build(way: str, data: TokenRows, seed: int) -> CrossModalModule:
@@ -152,7 +174,7 @@ def measure(module: CrossModalModule, task: str, data: TokenRows, seed: int) -> 
     splits = {"clean": whole}
     if task == "nuisance":
         splits["image broken"] = with_broken(data, "image", seed)
-        splits["question broken"] = with_broken(data, "question", seed).select(some)
+        splits["question broken"] = with_broken(data, "question", seed)
     splits |= {f"no {name}": without(whole.select(some), name) for name in module.experts}
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     accuracy = {name: right(module, rows, 512) for name, rows in splits.items()}
@@ -187,18 +209,18 @@ class StepTimes(Callback):
 
 
 def measure_costs(
-    data: TokenRows, *, rounds: int = 5, steps: int = 15, warm_up: int = 4
+    data: TokenRows, ways: list[str], *, rounds: int = 5, steps: int = 15, warm_up: int = 4
 ) -> dict[str, dict[str, float]]:
     """Return of each way the steps per second, in turn, as medians, and the most bytes of tensors."""
-    modules = {way: build(way, data, 0) for way in WAYS}
+    modules = {way: build(way, data, 0) for way in ways}
     peaks = {way: most_bytes(module, data) for way, module in modules.items()}
-    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    rates: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, module in modules.items():
             times = StepTimes()
             trainer(epochs=1, callbacks=[times], limit_train_batches=steps).fit(module, datamodule=data)
             rates[way].append(times.rate(warm_up))
-    return {way: {"steps/s": statistics.median(rates[way]), "bytes": peaks[way]} for way in WAYS}
+    return {way: {"steps/s": statistics.median(rates[way]), "bytes": peaks[way]} for way in ways}
 
 
 def most_bytes(module: CrossModalModule, data: TokenRows) -> int:
