@@ -148,12 +148,19 @@ class MetaLearner(nn.Module):
         """Return the tokens of each row, of the workspace's width, each with a share of what it says.
 
         The rest is what stands for an expert that is not heard: fusions normalise, so that a token that is only made
-        smaller would still say all.
+        smaller would still say all. It stands for one that a row lacks, too, so that a fusion knows what that is like.
         """
         shares = shares_BE.to(self.silent_ED.dtype).unbind(1)
         return {
-            name: ExpertTokens(
-                silent_D.lerp(tokens[name].tokens_BND.to(silent_D.dtype), share_B[:, None, None]), tokens[name].mask_BN
-            )
+            name: _heard(tokens[name], silent_D, share_B)
             for name, silent_D, share_B in zip(self.experts, self.silent_ED, shares, strict=True)
         }
+
+
+def _heard(tokens: ExpertTokens, silent_D: Tensor, share_B: Tensor) -> ExpertTokens:
+    mask_BN = tokens.mask_BN
+    is_absent_B1 = ~mask_BN.any(1, keepdim=True)
+    tokens_BND = silent_D.lerp(tokens.tokens_BND.to(silent_D.dtype), share_B[:, None, None])
+    tokens_BND = torch.where(is_absent_B1.unsqueeze(-1), silent_D, tokens_BND)
+    is_first_N = torch.arange(mask_BN.shape[1], device=mask_BN.device) == 0
+    return ExpertTokens(tokens_BND, mask_BN | (is_absent_B1 & is_first_N))

@@ -153,6 +153,10 @@ class Mixture(nn.Module):
         """Return the tasks and heads of all experts."""
         return [pair for name in self.networks for pair in self.network(name).heads.items()]  # type: ignore[misc]
 
+    def present(self, batch: PairedBatch) -> Tensor:
+        """Return which expert's input each row has, (B, E)."""
+        return torch.stack([batch.present(name) for name in self.networks], dim=1)
+
     def network(self, expert: str) -> OwnNetwork:
         """Return an expert's own network."""
         return self.networks[expert]  # type: ignore[return-value]
@@ -189,7 +193,7 @@ class Mixture(nn.Module):
         """
         if self.selector is None:
             raise ValueError("without a selector there is nothing to choose")
-        available_BE = torch.stack([batch.present(name) for name in self.networks], dim=1)
+        available_BE = self.present(batch)
         said = self.say(tokens, batch).detached()
         worth_BE = self.selector(said.readings_BED, self.facts(said), said.present_BE, available_BE, self.record()[:-1])
         return Choice(

@@ -31,6 +31,7 @@ from experts.base import ExpertTokens
 
 HELD_OUT = "held_out"  # the kind of rows that train the meta-learner, and nothing else
 SILENCE = 0.2  # rate at which the fusion learns to do without an expert of a row; one always stays
+LACK = 0.1  # rate at which a held-out row lacks one, so that it is known who answers then; one always stays
 
 
 def learn(
@@ -60,7 +61,8 @@ def learn(
         rows = batch.select(held_B)
         _note_gain(model, objective, tokens, rows)
         worse = {name: examine(own, rate) for name, own in tokens.items()}
-        terms |= _learn_to_weigh(model, objective, worse, rows)
+        fewer = _hearing(rows, mixture, _kept(mixture.present(rows), LACK))
+        terms |= _learn_to_weigh(model, objective, worse, fewer)
         if choice is not None:
             terms |= _learn_to_choose(model, tokens, rows, choice, held_B)
     if not held_B.all():  # last: the fusion's own terms are of these rows
@@ -134,7 +136,7 @@ def _learn_to_answer(
     assert mixture is not None
     said, said_worse = mixture.say(tokens, batch), mixture.say(worse, batch)
     with torch.no_grad():
-        shares_BE = mixture.score(said_worse).shares() * _kept(said.present_BE)
+        shares_BE = mixture.score(said_worse).shares() * _kept(said.present_BE, SILENCE)
     # the fusion learns of each row twice: with all experts as they are, which costs it nothing of what a plain one
     # would learn; and with what it will hear of experts, some of which are broken
     both, twice = _followed_by(tokens, worse, batch)
@@ -161,10 +163,10 @@ def _followed_by(
     return tokens, replace(batch, index=index, targets=targets, ids=[*batch.ids, *batch.ids], kinds={})
 
 
-def _kept(present_BE: Tensor) -> Tensor:
-    """Draw which experts a row is to be learned with, (B, E)."""
+def _kept(present_BE: Tensor, rate: float) -> Tensor:
+    """Draw which experts a row is to be learned with, (B, E); each is left out at a rate, but one stays."""
     draw_BE = torch.rand(present_BE.shape, device=present_BE.device)
-    return (draw_BE >= SILENCE) | (draw_BE == (draw_BE * present_BE).amax(1, keepdim=True))
+    return (draw_BE >= rate) | (draw_BE == (draw_BE * present_BE).amax(1, keepdim=True))
 
 
 def own_losses(networks: nn.ModuleDict, objective: TaskObjective, said: Said, batch: PairedBatch) -> dict[str, Tensor]:
@@ -293,7 +295,7 @@ def _note_gain(
     """Try the fusion with and without one of the experts, drawn, on rows that have it and another."""
     mixture = model.mixture
     assert mixture is not None
-    present_BE = torch.stack([batch.present(name) for name in mixture.networks], dim=1)
+    present_BE = mixture.present(batch)
     which = int(torch.randint(len(mixture.networks), ()))
     rows_B = present_BE[:, which] & (present_BE.sum(1) > 1)
     if not rows_B.any():

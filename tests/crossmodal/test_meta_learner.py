@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from crossmodal.meta_learner import FACTS, MARGIN, MetaLearner, Scores
+from crossmodal.meta_learner import FACTS, MARGIN, STEEPNESS, MetaLearner, Scores
 from experts.base import ExpertTokens
 
 
 def test_shares() -> None:
     scores_BE = torch.tensor([[1.0, 1.0 - MARGIN, -torch.inf], [-torch.inf] * 3])
     shares_BE = Scores(scores_BE, torch.zeros(2, 4)).shares()
-    full = 1 / (1 + torch.tensor(-MARGIN).exp())
+    full = torch.tensor(STEEPNESS * MARGIN).sigmoid()
     torch.testing.assert_close(shares_BE, torch.tensor([[1.0, 0.5 / full, 0.0], [0.0, 0.0, 0.0]]))
 
 
@@ -33,6 +33,16 @@ def test_who_is_not_heard_says_the_same_whatever_it_says() -> None:
     unheard = [learner.heard({"a": tokens}, none_BE)["a"].tokens_BND for tokens in (first, second)]
     assert torch.equal(*unheard)
     torch.testing.assert_close(learner.heard({"a": first}, all_BE)["a"].tokens_BND, first.tokens_BND)
+
+
+def test_who_is_absent_is_as_who_is_not_heard() -> None:
+    learner = MetaLearner(["a"], 4)
+    tokens_BND = torch.randn(2, 3, 4)
+    absent = ExpertTokens(tokens_BND, torch.zeros(2, 3, dtype=torch.bool))
+    there = ExpertTokens(tokens_BND[:, :1], torch.ones(2, 1, dtype=torch.bool))
+    lacked, unheard = (learner.heard({"a": one}, torch.zeros(2, 1))["a"] for one in (absent, there))
+    assert lacked.mask_BN.tolist() == [[True, False, False]] * 2
+    assert torch.equal(lacked.tokens_BND[:, :1], unheard.tokens_BND)
 
 
 @pytest.mark.parametrize(

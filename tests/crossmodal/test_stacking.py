@@ -120,6 +120,31 @@ def test_trials_are_made_as_in_use_and_move_nothing() -> None:
     assert seen == [False] * 6 + [True]
 
 
+def test_some_held_out_rows_lack_an_expert_and_none_lacks_all() -> None:
+    model = a_model().train()
+    assert model.mixture is not None
+    seen: list[torch.Tensor] = []
+    model.mixture.meta_learner.register_forward_hook(lambda _, given, __: seen.append(given[2]))
+    batch = a_batch(2000)
+    terms_of(model, batch.select(batch.kinds[HELD_OUT]))
+    (present_BE,) = seen
+    assert 0.08 < 1 - present_BE.float().mean() < 0.13
+    assert present_BE.any(1).all()
+
+
+def test_the_fusion_counts_for_less_where_it_is_deaf_to_what_it_lives_by() -> None:
+    model = a_model().eval()
+    assert model.mixture is not None
+    batch = a_batch(64).without("sees")
+    weights = []
+    for gain in (0.0, 1.0):
+        model.mixture.record.gain_M[0] = gain
+        answers = model.answer(model.encode(batch), batch)[1]
+        assert answers is not None
+        weights.append(answers.weights_BM[:, -1].mean())
+    assert weights[1] < 0.5 * weights[0]
+
+
 def test_what_is_held_out_does_not_become_familiar() -> None:
     batch = a_batch(200)
     found = []
