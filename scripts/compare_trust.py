@@ -107,7 +107,6 @@ class Bench:
         if key not in self._trained:
             seed_everything(self.seed, verbose=False)
             self._trained[key] = self.train(made(way, self.task, experts), lacking)
-            print(".", end="", file=sys.stderr, flush=True)
         return self._trained[key]
 
     def train(self, module: CrossModalModule, lacking: Mapping[str, float]) -> CrossModalModule:
@@ -208,6 +207,12 @@ def broken(bench: Bench, experts: tuple[str, ...], name: str, kind: str) -> dict
     }
 
 
+def told(found: dict[str, Any]) -> dict[str, Any]:
+    """Print what was found, since all of it takes long."""
+    print(json.dumps(found), flush=True)
+    return found
+
+
 def mean(found: list[dict[str, Any]], key: str) -> float:
     return float(np.mean([one[key] for one in found]))
 
@@ -251,7 +256,7 @@ def as_without(some: list[dict[str, Any]]) -> bool:
 
 
 def main() -> None:
-    """Compare, print tables, and one line of JSON."""
+    """Compare, print each comparison as a line of JSON, then tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--voices", type=Path, default=Path("data/spoken_digits"), help="where recordings are kept")
@@ -269,19 +274,18 @@ def main() -> None:
     cases, broken_digits, broken_questions = [], [], []
     for seed in range(1 if options.quick else options.seeds):
         bench = Bench(digits, epochs=12, batch_size=256 // share, seed=seed)
-        cases += [never_worse(bench, case) for case in CASES]
+        cases += [told(never_worse(bench, case)) for case in CASES]
         experts = ("image", "text", "speech")
-        broken_digits += [broken(bench, experts, name, kind) for name in experts for kind in CORRUPTIONS]
+        broken_digits += [told(broken(bench, experts, name, kind)) for name in experts for kind in CORRUPTIONS]
         bench = Bench(questions, epochs=4 if options.quick else 14, batch_size=512, seed=seed)
         experts = ("image", "question")
-        broken_questions += [broken(bench, experts, name, kind) for name in experts for kind in CORRUPTIONS]
+        broken_questions += [told(broken(bench, experts, name, kind)) for name in experts for kind in CORRUPTIONS]
     print("\n\nNever worse than the best expert alone\n")
     print(table_of_cases(cases))
     print("\nAn expert breaks in use: digits\n")
     print(table_of_broken(broken_digits))
     print("\nAn expert breaks in use: easy-VQA\n")
     print(table_of_broken(broken_questions))
-    print(json.dumps({"cases": cases, "digits": broken_digits, "easy_vqa": broken_questions}))
 
 
 if __name__ == "__main__":

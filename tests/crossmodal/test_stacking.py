@@ -142,7 +142,7 @@ def test_the_fusion_counts_for_less_where_it_is_deaf_to_what_it_lives_by() -> No
         answers = model.answer(model.encode(batch), batch)[1]
         assert answers is not None
         weights.append(answers.weights_BM[:, -1].mean())
-    assert weights[1] < 0.5 * weights[0]
+    assert weights[1] < 0.6 * weights[0]
 
 
 def test_what_is_held_out_does_not_become_familiar() -> None:
