@@ -63,6 +63,8 @@ class MetaLearner(nn.Module):
         width: D.
         hidden: H.
         held_out: Share of the training rows that train the meta-learner, and nothing else.
+        held_out_by: An expert; rows that share its input are held out together. By default the one with most inputs of
+            those whose inputs several rows share; where there is none, each row is held out by itself.
         corruption: Rate at which an expert's tokens are corrupted in training.
         dropout: In what is learned of the tokens.
         own: Weight of the losses of the experts' own heads.
@@ -79,6 +81,7 @@ class MetaLearner(nn.Module):
         *,
         hidden: int = 32,
         held_out: float = 0.1,
+        held_out_by: str | None = None,
         corruption: float = 0.3,
         dropout: float = 0.5,
         own: float = 1.0,
@@ -89,12 +92,15 @@ class MetaLearner(nn.Module):
             raise ValueError(f"hidden must be at least 1, not {hidden}")
         if not 0 < held_out < 1:
             raise ValueError(f"held_out is a share of the training rows, between 0 and 1, not {held_out}")
+        if held_out_by is not None and held_out_by not in experts:
+            raise ValueError(f"held_out_by: there is no expert {held_out_by!r}; there are {', '.join(experts)}")
         if not 0 <= corruption <= 1:
             raise ValueError(f"corruption is a rate, 0 to 1, not {corruption}")
         if own < 0 or score_z < 0:
             raise ValueError(f"own ({own}) and score_z ({score_z}) are weights, at least 0")
         self.experts = tuple(experts)
         self.held_out = held_out
+        self.held_out_by = held_out_by
         self.corruption = corruption
         self.own = own
         self.score_z = score_z

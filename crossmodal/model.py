@@ -118,20 +118,23 @@ class CrossModalModel(nn.Module):
     def _without_broken(
         self, tokens: dict[str, ExpertTokens], batch: PairedBatch
     ) -> tuple[dict[str, ExpertTokens], PairedBatch]:
-        """Return both as if rows lacked each input of which its expert makes what is not finite; warn once an expert.
+        """Return both as if rows lacked each input of which its expert makes nothing, or what is not finite.
 
-        Not while an expert trains: that it diverges is for the loss to say.
+        Of the latter warn once an expert; not while it trains: that it diverges is for the loss to say.
         """
-        is_whole = {
+        is_there = {name: own.mask_BN.any(1) for name, own in tokens.items()}
+        is_finite = {
             name: finite_inputs(own)
             for name, own in tokens.items()
             if self.experts[name].frozen or not self.experts[name].training
         }
+        is_whole = {name: there_U & is_finite.get(name, there_U) for name, there_U in is_there.items()}
         if not is_whole or torch.cat([*is_whole.values()]).all():  # a GPU is made to wait once, not for each expert
             return tokens, batch
         has = {name: gather_rows(whole_U, batch.index[name]) for name, whole_U in is_whole.items()}
-        for name, has_B in has.items():
-            broken = (batch.present(name) & ~has_B).nonzero().flatten().tolist()
+        for name, finite_U in is_finite.items():
+            finite_B = gather_rows(finite_U, batch.index[name])
+            broken = (batch.present(name) & ~finite_B).nonzero().flatten().tolist()
             if broken and name not in self._told_broken:
                 self._told_broken.add(name)
                 warnings.warn(

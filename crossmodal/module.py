@@ -29,6 +29,7 @@ from crossmodal.feature_store import FeatureStore
 from crossmodal.figures import Figures
 from crossmodal.fusion import Fusion
 from crossmodal.heads import Head
+from crossmodal.holding_out import not_held_out
 from crossmodal.joining import Joined, begin_joined
 from crossmodal.meta_learner import MetaLearner
 from crossmodal.objectives import TaskObjective, refuse_infinite, refuse_untargeted
@@ -206,8 +207,8 @@ class CrossModalModule(LightningModule):
         else:
             terms = learn(self.model, self.objective, tokens, batch, choice)
             refuse_untargeted(terms, dict(self.heads), batch.ids)
-            terms |= self._further_terms(tokens, batch)
-        terms = self.balancing.learn(self.model, self.objective, tokens, batch, terms)
+            terms |= self._further_terms(tokens, not_held_out(batch))
+        terms = self.balancing.learn(self.model, self.objective, tokens, not_held_out(batch), terms)
         if not terms:
             return None
         loss = torch.stack(list(terms.values())).sum()
@@ -215,10 +216,9 @@ class CrossModalModule(LightningModule):
         if self._is_logged or loss.device.type == "cpu":
             refuse_infinite(terms, self.trainer.global_step, batch.ids)
         if self._is_logged:
-            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+            self.log("train/loss", loss.detach(), prog_bar=True)
             if len(terms) > 1:
-                named = {f"train/loss/{name}": term.detach() for name, term in terms.items()}
-                self.log_dict(named, batch_size=len(batch))
+                self.log_dict({f"train/loss/{name}": term.detach() for name, term in terms.items()})
         return loss
 
     @property

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from crossmodal.encoder import in_batches, num_encode_workers
 from crossmodal.heads import Head
+from crossmodal.holding_out import HELD_OUT, held_out, most_shared
 from crossmodal.mixture import Mixture
-from crossmodal.stacking import HELD_OUT, held_out
 from datamodules.batch import ABSENT
 from datamodules.faults import Fault
 from datamodules.loading import BatchLoader
@@ -159,7 +159,15 @@ def prepare_mixture(mixture: Mixture, data: PairedDataModule, experts: Mapping[s
     """Hold out rows that train the meta-learner, and let its selector know what experts cost."""
     if (rows := data.rows("train")) is None:
         return
-    data.mark("train", HELD_OUT, held_out(rows, mixture.meta_learner.held_out, experts))
+    learner = mixture.meta_learner
+    by = learner.held_out_by or most_shared(rows, experts)
+    held_R = held_out(rows, learner.held_out, by)
+    data.mark("train", HELD_OUT, held_R)
+    rank_zero_info(
+        f"model.meta_learner: {held_R.sum():,} of {len(rows):,} training rows train nothing else, held out "
+        + ("each by itself" if by is None else f"by their input of experts.{by}")
+        + "; held_out_by chooses"
+    )
     if mixture.selector is not None:
         mixture.selector.learn_costs(mixture.selector.costs or count_operations(data, experts))
 

@@ -8,17 +8,16 @@ Legend: U distinct inputs, B rows, E experts, M members (the experts, then their
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossmodal.corruption import corrupt, examine
+from crossmodal.holding_out import HELD_OUT, not_held_out
 from crossmodal.meta_learner import Scores
 from crossmodal.mixture import Answers, Mixture, Said
 from crossmodal.model import CrossModalModel
@@ -26,10 +25,8 @@ from crossmodal.objectives import TaskObjective
 from crossmodal.opinions import for_each
 from crossmodal.selector import Choice
 from datamodules.batch import ABSENT, PairedBatch
-from datamodules.rows import PairedRows
 from experts.base import ExpertTokens
 
-HELD_OUT = "held_out"  # the kind of rows that train the meta-learner, and nothing else
 SILENCE = 0.2  # rate at which the fusion learns to do without an expert of a row; one always stays
 LACK = 0.1  # rate at which a held-out row lacks one, so that it is known who answers then; one always stays
 
@@ -66,32 +63,11 @@ def learn(
         if choice is not None:
             terms |= _learn_to_choose(model, tokens, rows, choice, held_B)
     if not held_B.all():  # last: the fusion's own terms are of these rows
-        rows = batch.select(~held_B)
+        rows = not_held_out(batch)
         _become_familiar(mixture, tokens, rows)
         worse = {name: corrupt(own, rate) for name, own in tokens.items()}
         terms |= _learn_to_answer(model, objective, tokens, worse, rows)
     return terms
-
-
-def held_out(rows: PairedRows, share: float, experts: Iterable[str]) -> NDArray[np.bool_]:
-    """Return which rows of a split train only the meta-learner, shape (R,): always the same ones.
-
-    Rows with the same input of the expert of which they have most distinct ones are held out together: a row cannot be
-    new where its input is known. Rows that lack it are held out each by itself.
-
-    Args:
-        rows: R rows.
-        share: Of the distinct inputs; at least one, as long as another is left.
-        experts: Their names.
-    """
-    index_R = rows.index[max(experts, key=lambda expert: len(rows.used(expert)))]
-    own_R = np.arange(len(rows)) + index_R.max() + 1
-    groups, group_R = np.unique(np.where(index_R == ABSENT, own_R, index_R), return_inverse=True)
-    count = min(max(1, round(share * len(groups))), len(groups) - 1)
-    is_held = np.zeros(len(groups), dtype=np.bool_)
-    is_held[np.random.default_rng(0).permutation(len(groups))[:count]] = True
-    held_R: NDArray[np.bool_] = is_held[group_R]
-    return held_R
 
 
 @contextmanager
@@ -233,7 +209,7 @@ def _learn_to_choose(
     selector = mixture.selector
     selector.learn_price(choice.worth_BE[held_B].detach(), choice.available_BE[held_B])
     first_BE = choice.chosen_BE[held_B] & selector.first_E
-    others_BE = choice.chosen_BE[held_B] & ~selector.first_E
+    others_BE = choice.chosen_BE[held_B] & ~selector.first_E & mixture.present(batch)
     draw_BE = torch.rand(others_BE.shape, device=others_BE.device)
     which_BE = others_BE & (draw_BE == (draw_BE * others_BE).amax(1, keepdim=True))
     beside_BE = others_BE & ~which_BE & (torch.rand_like(draw_BE) < torch.rand_like(draw_BE[:, :1]))

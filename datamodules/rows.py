@@ -170,9 +170,9 @@ class PairedRows:
 
     def used(self, modality: str) -> NDArray[np.int64]:
         """Return the positions of the inputs that some row has, in order."""
-        positions: NDArray[np.int64] = np.unique(self.index[modality])
-        present: NDArray[np.int64] = positions[positions != ABSENT]
-        return present
+        is_used = np.zeros(len(self.sources[modality]) + 1, dtype=np.bool_)
+        is_used[self.index[modality]] = True  # the last place is for rows that have none: ABSENT counts from the end
+        return np.flatnonzero(is_used[:-1])
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,12 @@ from crossmodal.building import build_model
 from crossmodal.console import tame_chatter
 from crossmodal.fusion import WorkspaceFusion
 from crossmodal.heads import ClassificationHead
+from crossmodal.holding_out import HELD_OUT
 from crossmodal.meta_learner import MetaLearner
 from crossmodal.module import CrossModalModule
 from crossmodal.objectives import TaskObjective
 from crossmodal.selector import Selector
-from crossmodal.stacking import HELD_OUT, learn
+from crossmodal.stacking import learn
 from datamodules.batch import PairedBatch
 from datamodules.easy_vqa import EasyVQA
 from datamodules.paired import Split

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from crossmodal.building import build_model
 from crossmodal.fusion import ConcatFusion, Fusion
 from crossmodal.heads import ClassificationHead
+from crossmodal.holding_out import HELD_OUT
 from crossmodal.meta_learner import MetaLearner
 from crossmodal.model import CrossModalModel
 from crossmodal.selector import Selector
-from crossmodal.stacking import HELD_OUT
 from datamodules.batch import PairedBatch
 from experts.base import Expert, ExpertTokens
 

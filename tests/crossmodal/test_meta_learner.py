@@ -51,11 +51,12 @@ def test_who_is_absent_is_as_who_is_not_heard() -> None:
         ("hidden", 0, "hidden must be at least 1"),
         ("held_out", 0.0, "held_out is a share"),
         ("held_out", 1.0, "held_out is a share"),
+        ("held_out_by", "c", "there is no expert 'c'; there are a, b"),
         ("corruption", 1.5, "corruption is a rate"),
         ("own", -1.0, "own .* are weights"),
         ("score_z", -1.0, "score_z .* are weights"),
     ],
 )
-def test_refused(argument: str, value: float, message: str) -> None:
+def test_refused(argument: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        MetaLearner(["a"], 8, **{argument: value})  # type: ignore[arg-type]
+        MetaLearner(["a", "b"], 8, **{argument: value})  # type: ignore[arg-type]

@@ -127,6 +127,19 @@ def test_what_is_not_finite_is_as_if_the_row_lacked_it(name: str, value: float, 
     assert_close(found, expected)
 
 
+@pytest.mark.parametrize("trains", [False, True])
+def test_an_input_of_which_nothing_is_said_is_as_if_the_row_lacked_it(trains: bool) -> None:
+    model, batch = a_model().train(trains), a_batch()
+    own = batch.inputs["sees"]
+    mask_BN = own.mask_BN.clone()
+    mask_BN[:5] = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        given = replace(batch, inputs={**batch.inputs, "sees": ExpertTokens(own.tokens_BND, mask_BN)})
+        _, observed, _ = model.observe(given)
+    assert observed.present("sees").tolist() == [False] * 5 + [True] * 59
+
+
 @pytest.mark.filterwarnings("ignore:experts.sees gives")
 def test_what_is_not_finite_teaches_nothing() -> None:
     model, batch = a_model().train(), a_batch()

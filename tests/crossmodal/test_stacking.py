@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Trainer
+from torch import nn
 
-from crossmodal.fusion import AssociativeFusion
+from crossmodal.alignment import InfoNCE
+from crossmodal.fusion import AssociativeFusion, ConcatFusion
+from crossmodal.heads import ClassificationHead
+from crossmodal.holding_out import HELD_OUT
 from crossmodal.meta_learner import MetaLearner
 from crossmodal.mixture import Mixture
 from crossmodal.model import CrossModalModel
+from crossmodal.module import CrossModalModule
 from crossmodal.objectives import TaskObjective
-from crossmodal.stacking import HELD_OUT, _followed_by, held_out, learn
-from datamodules.batch import ABSENT, PairedBatch, gather_rows
-from datamodules.rows import PairedRows
-from datamodules.sources import Texts
-from experts.base import ExpertTokens
-from tests.crossmodal.mixtures import NAMES, a_batch, a_model
+from crossmodal.stacking import _followed_by, learn
+from datamodules.batch import PairedBatch, gather_rows
+from experts.base import Expert, ExpertTokens
+from tests.crossmodal.mixtures import CLASSES, NAMES, WIDTH, AsItIs, a_batch, a_model
 
 
 def terms_of(model: CrossModalModel, batch: PairedBatch) -> dict[str, torch.Tensor]:
@@ -29,37 +33,6 @@ def terms_of(model: CrossModalModel, batch: PairedBatch) -> dict[str, torch.Tens
 def of_meta_learner(model: CrossModalModel) -> set[str]:
     silent = "mixture.meta_learner.silent_ED"  # the fusion learns what stands for an expert
     return {name for name, _ in model.named_parameters() if name.startswith("mixture.meta_learner.")} - {silent}
-
-
-def some_rows(seen: list[int], guessed: list[int]) -> PairedRows:
-    index = {name: np.array(index) for name, index in zip(NAMES, (seen, guessed), strict=True)}
-    sources = {name: Texts([str(number) for number in range(max(own) + 1)]) for name, own in index.items()}
-    return PairedRows(sources, index, {}, [str(number) for number in range(len(seen))])
-
-
-def test_as_many_inputs_are_held_out_as_asked_for_and_always_the_same_ones() -> None:
-    rows = some_rows([*range(500)] * 8, [0] * 4000)
-    held_R = held_out(rows, 0.1, NAMES)
-    assert held_R.sum() == 400
-    assert (held_R == held_out(rows, 0.1, NAMES)).all()
-    held_8U = held_R.reshape(8, 500)
-    assert (held_8U == held_8U[:1]).all()  # rows that share an input are on one side
-
-
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
-def test_some_row_is_held_out_and_some_is_not(share: float) -> None:
-    held_R = held_out(some_rows([0, 0, 1, 1], [0, 0, 0, 0]), share, NAMES)
-    assert held_R.sum() == 2
-    assert held_R[0] == held_R[1]
-
-
-def test_rows_without_the_input_are_held_out_each_by_itself() -> None:
-    held_R = held_out(some_rows([0, 1, 2, 3] + [ABSENT] * 396, [0] * 400), 0.5, NAMES)
-    assert held_R.sum() == 200
-
-
-def test_a_single_row_is_not_held_out() -> None:
-    assert not held_out(some_rows([0], [0]), 0.5, NAMES).any()
 
 
 def test_no_held_out_row_trains_anything_but_the_meta_learner() -> None:
@@ -194,3 +167,38 @@ def test_it_learns_whom_to_trust() -> None:
     assert worse.weights_BM[:, 0].mean() < 0.2 * answers.weights_BM[:, 0].mean()
     assert worse.shares_BE.mean(0)[0] < before_E[0]
     assert NAMES[0] == answers.experts[0]
+
+
+class Learning(Expert):
+    """An expert that trains."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(WIDTH, WIDTH), width=WIDTH, transform=AsItIs(), freeze=False)
+
+    def encode(self, inputs: torch.Tensor) -> ExpertTokens:
+        return ExpertTokens(self.network(inputs), torch.ones(inputs.shape[:2], dtype=torch.bool))
+
+
+def test_no_alignment_learns_of_a_held_out_row() -> None:
+    module = CrossModalModule(
+        {name: Learning() for name in NAMES},
+        {"answer": [str(number) for number in range(CLASSES)]},
+        fusion=partial(ConcatFusion, width=WIDTH),
+        heads={"answer": ClassificationHead},
+        meta_learner=MetaLearner,
+        alignments=[partial(InfoNCE, source="sees", target="guesses")],
+        feature_store=None,
+    ).train()
+    module.trainer = Trainer(logger=False, enable_checkpointing=False, log_every_n_steps=0, accelerator="cpu")
+    batch = a_batch(200)
+    batch.inputs = {name: own.tokens_BND for name, own in batch.inputs.items()}
+    learned: dict[bool, set[str]] = {}
+    for is_held in (True, False):
+        module.zero_grad()
+        loss = module.training_step(batch.select(batch.kinds[HELD_OUT] == is_held), 0)
+        assert loss is not None
+        loss.backward()
+        learned[is_held] = {name for name, one in module.named_parameters() if one.grad is not None and one.grad.any()}
+    assert {name.removeprefix("model.") for name in learned[True]} <= of_meta_learner(module.model)
+    assert any("experts.sees" in name for name in learned[False])
+    assert any(name.startswith("alignments.") for name in learned[False])
