@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -79,3 +82,26 @@ def test_an_interrupt_ends_all_processes_and_keeps_what_is_done() -> None:
     assert error.endswith("KeyboardInterrupt\n")
     assert error.count("Traceback") == 1
     assert running.returncode == -signal.SIGINT
+
+
+def test_what_compare_trust_tells_names_its_task(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    script = importlib.import_module("compare_trust")
+    for name in ("digits_task", "easy_vqa_task"):
+        monkeypatch.setattr(script, name, lambda *_, **__: None)
+    for name in ("tame_chatter", "logging"):  # other tests want to hear of it
+        monkeypatch.setattr(script, name, Mock())
+    figures = {"accuracy": 0.5, **{f"weight/{name}": 0.25 for name in ("image", "text", "speech", "question")}}
+    monkeypatch.setattr(script.Bench, "test", lambda *_, **__: figures)
+    monkeypatch.setattr(sys, "argv", ["compare_trust.py", "--quick"])
+    monkeypatch.setenv("CROSSMODAL_DATA", str(tmp_path))
+    script.main()
+    *told, last = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert last == {"found": told}
+    assert {(one["task"], one["expert"]) for one in told if "expert" in one} == {
+        *(("digits", name) for name in ("image", "text", "speech")),
+        *(("easy_vqa", name) for name in ("image", "question")),
+    }
+    assert {one["task"] for one in told if "case" in one} == {"digits"}
