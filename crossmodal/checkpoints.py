@@ -166,15 +166,18 @@ def tell_other_fusion(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def refuse_other_price(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise CheckpointMismatchError if a selector's budget or costs are not those that its price was learned with."""
+    """Raise CheckpointMismatchError if a selector's settings are not those that its price was learned with."""
     if not (then.get("selector") and now.get("selector")):
         return
+    learned = {"costs", "first"}
+    if (now["selector"].get("init_args") or {}).get("budget") is not None:  # without one the price is not asked for
+        learned |= {"budget", "top_k"}
     for name, before, after in differences(then["selector"], now["selector"], "model.selector"):
-        of_budget = name.endswith(".init_args.budget") and after is not None  # without one the price is not asked for
-        if of_budget or ".init_args.costs" in name:
+        of_all = name == "model.selector.init_args"  # one side has none
+        if of_all or name.removeprefix("model.selector.init_args.").partition(".")[0] in learned:
             raise CheckpointMismatchError(
-                f"{name} was {before} when it was trained, and now is {after}: the price of a unit of cost is learned "
-                "in training, so that this would change nothing; give the old value, or train anew"
+                f"{name} was {before} when it was trained, and now is {after}: what experts are worth, and the price "
+                "of a unit of cost, are learned in training for what it was; give the old value, or train anew"
             )
 
 

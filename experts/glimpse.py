@@ -35,8 +35,10 @@ def salient_places(pixels_UCHW: Tensor, count: int, *, window: int, least: float
     for kernel in ((window, 1), (1, window)) * 2:  # twice: the blur of a box has flat tops
         padding = (kernel[0] // 2, kernel[1] // 2)
         blurred_UCHW = F.avg_pool2d(blurred_UCHW, kernel, 1, padding, count_include_pad=False)
-    # of tops that are flat all the same, one place is higher than the others
-    slope_HW = 1 - 1e-6 * torch.arange(height * width, device=pixels_UCHW.device).view(height, width)
+    # of tops that are flat all the same, one place is higher than the others: by more than rounding, but so little that
+    # in a large picture, too, the highest peak stays the highest
+    down_H, across_W = (torch.arange(extent, device=pixels_UCHW.device) for extent in (height, width))
+    slope_HW = 1 - 1e-6 * (2 * down_H[:, None] + across_W)
     salience_U1HW = blurred_UCHW.norm(dim=1, keepdim=True) * slope_HW
     is_peak_U1HW = salience_U1HW == F.max_pool2d(salience_U1HW, 3, 1, 1)
     height_UN, chosen_UN = salience_U1HW.masked_fill(~is_peak_U1HW, 0).flatten(1).topk(count)

@@ -16,9 +16,10 @@ The test split is taken whole, but where a modality is missing, 2,000 of its row
         [--store runs/features] [--output runs/compare_fusion] [--report] [--pictures docs/pictures]
 
 Each training is kept in the output folder, and the same command goes on where it was stopped; delete the folder where
-code has changed. `--jobs` trainings run at once, each in a process of one thread. `--report` trains nothing, and tells
-of what is kept. `--quick` takes one seed and one epoch. Rates are of the processor's time, so that other work on the
-machine counts little; they are measured once all is trained.
+code has changed. `--jobs` trainings run at once, each in a process of one thread; Ctrl-C or an error ends all of them.
+Costs are not kept: they are measured each time, once all is trained, by some steps of each way. Rates are of the
+processor's time, so that other work on the machine counts little. `--report` measures costs only, and tells of them and
+of the trainings that are kept. `--quick` takes one seed and one epoch.
 """
 
 from __future__ import annotations
@@ -29,9 +30,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ import numpy as np
 import torch
 import yaml
 from fusion_figures import Kept, draw, summary, table
+from processes import in_processes
 from pytorch_lightning import Callback, Trainer, seed_everything
 from token_rows import CONFIG, TokenRows, easy_vqa, easy_vqa_experts, with_broken, with_nuisance, without
 
@@ -95,10 +95,8 @@ def main() -> None:
         for task in ("nuisance", "easy_vqa")
         if way in options.ways and not kept.has(task, way, seed)
     ]
-    processes = ProcessPoolExecutor(options.jobs, get_context("fork"), initializer=_given.append, initargs=(plain,))
-    with processes as pool:
-        for done in as_completed([pool.submit(trained_and_measured, *one) for one in wanted]):
-            kept.add(done.result())
+    begin = partial(_given.append, plain)
+    in_processes(trained_and_measured, wanted, jobs=options.jobs, begin=begin, keep=kept.add)
     costs = {
         task: measure_costs(data, options.ways)
         for task, data in (("easy_vqa", plain), ("nuisance", with_nuisance(plain, 0)))

@@ -207,8 +207,9 @@ def broken(bench: Bench, experts: tuple[str, ...], name: str, kind: str) -> dict
     }
 
 
-def told(found: dict[str, Any]) -> dict[str, Any]:
+def told(task: str, found: dict[str, Any]) -> dict[str, Any]:
     """Print what was found, since all of it takes long."""
+    found = {"task": task, **found}
     print(json.dumps(found), flush=True)
     return found
 
@@ -256,7 +257,7 @@ def as_without(some: list[dict[str, Any]]) -> bool:
 
 
 def main() -> None:
-    """Compare, print each comparison as a line of JSON, then tables."""
+    """Compare, print each comparison as a line of JSON, then tables, and one line of JSON of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--voices", type=Path, default=Path("data/spoken_digits"), help="where recordings are kept")
@@ -274,18 +275,23 @@ def main() -> None:
     cases, broken_digits, broken_questions = [], [], []
     for seed in range(1 if options.quick else options.seeds):
         bench = Bench(digits, epochs=12, batch_size=256 // share, seed=seed)
-        cases += [told(never_worse(bench, case)) for case in CASES]
+        cases += [told("digits", never_worse(bench, case)) for case in CASES]
         experts = ("image", "text", "speech")
-        broken_digits += [told(broken(bench, experts, name, kind)) for name in experts for kind in CORRUPTIONS]
+        broken_digits += [
+            told("digits", broken(bench, experts, name, kind)) for name in experts for kind in CORRUPTIONS
+        ]
         bench = Bench(questions, epochs=4 if options.quick else 14, batch_size=512, seed=seed)
         experts = ("image", "question")
-        broken_questions += [told(broken(bench, experts, name, kind)) for name in experts for kind in CORRUPTIONS]
+        broken_questions += [
+            told("easy_vqa", broken(bench, experts, name, kind)) for name in experts for kind in CORRUPTIONS
+        ]
     print("\n\nNever worse than the best expert alone\n")
     print(table_of_cases(cases))
     print("\nAn expert breaks in use: digits\n")
     print(table_of_broken(broken_digits))
     print("\nAn expert breaks in use: easy-VQA\n")
     print(table_of_broken(broken_questions))
+    print(json.dumps({"found": [*cases, *broken_digits, *broken_questions]}))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,7 @@ def test_the_data_that_a_document_shows_is_right(
 
 
 @pytest.mark.parametrize("document", ["answers", "balance", "compose", "fusion", "meta_learner"])
-def test_what_a_document_lays_over_an_experiment_is_right(
+def test_keys_and_types_of_what_a_document_lays_over_an_experiment_are_right(
     document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / f"docs/{document}.md").read_text(), re.DOTALL)
@@ -125,3 +126,26 @@ def test_what_a_document_lays_over_an_experiment_is_right(
     for block in blocks:
         (tmp_path / "shown.yaml").write_text(block)
         check("fit", ["--config", str(ROOT / "configs" / "dots.yaml"), "--config", "shown.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("document", "shown"),
+    [
+        ("balance", ["balance", "balance", "balance"]),
+        ("fusion", ["fusion"]),
+        ("meta_learner", ["meta_learner", "meta_learner", "selector"]),
+    ],
+)
+def test_values_of_what_a_document_lays_over_an_experiment_are_taken(document: str, shown: list[str]) -> None:
+    dots = yaml.safe_load((ROOT / "configs" / "dots.yaml").read_text())
+    built = []
+    for block in re.findall(r"```yaml\n(.*?)```", (ROOT / f"docs/{document}.md").read_text(), re.DOTALL):
+        config = dots | yaml.safe_load(block)
+        names = [*config["experts"]]
+        for key, given in config["model"].items():
+            for part in given if isinstance(given, list) else [given]:
+                module, _, name = part["class_path"].rpartition(".")
+                width = (64,) if key in ("meta_learner", "selector") else ()
+                getattr(import_module(module), name)(names, *width, **part.get("init_args", {}))
+                built.append(key)
+    assert sorted(built) == shown

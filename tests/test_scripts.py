@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -31,3 +37,71 @@ def test_what_a_script_imports_is_there(path: Path, monkeypatch: pytest.MonkeyPa
         assert module is not None, name
         there = {*module.classes, *module.functions, *module.assigned, *module.imported}
         assert wanted in there or read_module(f"{name}.{wanted}"), f"{path.name}: {name} has no {wanted}"
+
+
+SLOW = """
+import sys, time
+from processes import in_processes
+
+def work(number):
+    if number == "bad":
+        time.sleep(0.5)  # after the first is done
+        raise ValueError("bad")
+    time.sleep(60 * number)
+    return number
+
+in_processes(work, eval(sys.argv[1]), jobs=2, begin=int, keep=lambda number: print("kept", number, flush=True))
+"""
+
+
+def slow(wanted: str) -> subprocess.Popen[str]:
+    """Start work of so many minutes each."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOW, wanted],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
+        start_new_session=True,
+    )
+
+
+def test_an_error_ends_other_processes_and_keeps_what_is_done() -> None:
+    told, error = slow("[(0,), ('bad',), (1,), (1,)]").communicate(timeout=20)  # until no process can print any more
+    assert told == "kept 0\n"
+    assert error.endswith("ValueError: bad\n")
+
+
+def test_an_interrupt_ends_all_processes_and_keeps_what_is_done() -> None:
+    running = slow("[(0,), (1,), (1,), (1,)]")
+    assert running.stdout is not None
+    assert running.stdout.readline() == "kept 0\n"
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    told, error = running.communicate(timeout=20)
+    assert told == ""
+    assert error.endswith("KeyboardInterrupt\n")
+    assert error.count("Traceback") == 1
+    assert running.returncode == -signal.SIGINT
+
+
+def test_what_compare_trust_tells_names_its_task(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    script = importlib.import_module("compare_trust")
+    for name in ("digits_task", "easy_vqa_task"):
+        monkeypatch.setattr(script, name, lambda *_, **__: None)
+    for name in ("tame_chatter", "logging"):  # other tests want to hear of it
+        monkeypatch.setattr(script, name, Mock())
+    figures = {"accuracy": 0.5, **{f"weight/{name}": 0.25 for name in ("image", "text", "speech", "question")}}
+    monkeypatch.setattr(script.Bench, "test", lambda *_, **__: figures)
+    monkeypatch.setattr(sys, "argv", ["compare_trust.py", "--quick"])
+    monkeypatch.setenv("CROSSMODAL_DATA", str(tmp_path))
+    script.main()
+    *told, last = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert last == {"found": told}
+    assert {(one["task"], one["expert"]) for one in told if "expert" in one} == {
+        *(("digits", name) for name in ("image", "text", "speech")),
+        *(("easy_vqa", name) for name in ("image", "question")),
+    }
+    assert {one["task"] for one in told if "case" in one} == {"digits"}

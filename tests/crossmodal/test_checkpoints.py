@@ -66,10 +66,20 @@ def settings_with(**selector: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("then", "now", "message"),
     [
-        ({"budget": 0.6}, {"budget": 0.3}, r"^model.selector.init_args.budget was 0.6 .* and now is 0.3: the price"),
+        ({"budget": 0.6}, {"budget": 0.3}, r"^model.selector.init_args.budget was 0.6 .* and now is 0.3: what experts"),
         ({"budget": None}, {"budget": 0.3}, r"^model.selector.init_args.budget was None"),
         ({"costs": None}, {"costs": {"a": 1.0}}, r"^model.selector.init_args.costs was None .* now is {'a': 1.0}"),
         ({"costs": {"a": 2.0}}, {"costs": {"a": 1.0}}, r"^model.selector.init_args.costs.a was 2.0 .* now is 1.0"),
+        (
+            {"budget": 0.6, "top_k": 0},
+            {"budget": 0.6, "top_k": 1},
+            r"^model.selector.init_args.top_k was 0 .* and now is 1",
+        ),
+        (
+            {"budget": 0.6, "first": ["a"]},
+            {"budget": None, "first": ["a", "b"]},
+            r"^model.selector.init_args.first was \['a'\] .* and now is \['a', 'b'\]",
+        ),
     ],
 )
 def test_what_a_price_was_not_learned_with(then: dict[str, Any], now: dict[str, Any], message: str) -> None:
@@ -77,9 +87,19 @@ def test_what_a_price_was_not_learned_with(then: dict[str, Any], now: dict[str, 
         refuse_other_price(settings_with(**then), settings_with(**now))
 
 
+def test_a_selector_without_settings_on_one_side() -> None:
+    bare = {"selector": {"class_path": "crossmodal.selector.Selector"}}
+    for then, now in ((bare, settings_with(budget=0.6)), (settings_with(budget=0.6), bare)):
+        with pytest.raises(CheckpointMismatchError, match=r"^model.selector.init_args was "):
+            refuse_other_price(then, now)
+
+
 def test_what_a_price_does_not_depend_on() -> None:
-    then = settings_with(budget=0.6, costs={"a": 1.0}, top_k=0)
+    then = settings_with(budget=0.6, costs={"a": 1.0}, top_k=0, first=["a"], explore=0.5)
     refuse_other_price(then, then)
-    refuse_other_price(then, settings_with(budget=None, costs={"a": 1}, top_k=1))
+    refuse_other_price(then, settings_with(budget=0.6, costs={"a": 1}, top_k=0, first=["a"], explore=0.1))
+    without_budget = settings_with(budget=None, costs={"a": 1}, top_k=1, first=["a"])  # the price is not asked for
+    refuse_other_price(then, without_budget)
+    refuse_other_price(without_budget, settings_with(budget=None, costs={"a": 1}, top_k=2, first=["a"]))
     refuse_other_price({}, then)
     refuse_other_price(then, {"selector": None})

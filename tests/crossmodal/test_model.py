@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from crossmodal.fusion import ConcatFusion, Fusion, MeanFusion, WorkspaceFusion
 from crossmodal.heads import ClassificationHead, RegressionHead
-from crossmodal.model import CrossModalModel, Projection
+from crossmodal.model import CrossModalModel, Projection, finite_inputs
 from datamodules.batch import PairedBatch
 from experts.base import Expert, ExpertTokens
 from tests.transforms import AsItIs
@@ -150,6 +150,26 @@ def test_stored_tokens_of_half_precision_are_projected_in_full() -> None:
     projected = projection(ExpertTokens(tokens_UND, mask_UN))
     assert projected.tokens_BND.dtype == torch.float32
     assert torch.equal(projected.tokens_BND, projection(ExpertTokens(tokens_UND.float(), mask_UN)).tokens_BND)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_which_inputs_are_finite(dtype: torch.dtype) -> None:
+    tokens_UND = torch.full((6, 2, 4), torch.finfo(torch.float16).min, dtype=dtype)
+    mask_UN = torch.ones(6, 2, dtype=torch.bool)
+    for number, value in enumerate((torch.nan, torch.inf, -torch.inf, torch.finfo(dtype).min)):
+        tokens_UND[number, 1, 2] = value
+    tokens_UND[4, 1] = torch.nan
+    mask_UN[4, 1] = False  # what is no token is not looked at
+    all_can_be_squared = dtype == torch.float16  # in float32
+    expected = [False, False, False, all_can_be_squared, True, True]
+    assert finite_inputs(ExpertTokens(tokens_UND, mask_UN)).tolist() == expected
+    assert finite_inputs(ExpertTokens(tokens_UND[:, :0], mask_UN[:, :0])).all()
+
+
+def test_numbers_that_are_finite_together_can_be_squared_and_added() -> None:
+    tokens_UND = torch.full((1, 1000, 1000), 0.9e15)
+    assert finite_inputs(ExpertTokens(tokens_UND, torch.ones(1, 1000, dtype=torch.bool))).all()
+    assert tokens_UND.square().sum().isfinite()
 
 
 def test_a_row_without_any_modality_gets_the_prior(model: CrossModalModel) -> None:

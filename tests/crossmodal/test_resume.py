@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from torch.testing import assert_close
 
 from tests.conftest import ROOT, Zygote
+from tests.crossmodal.test_selector_cli import experiment
 
 DOTS = ROOT / "configs" / "dots.yaml"
 # 8 steps an epoch, a checkpoint every 5: most checkpoints lie inside an epoch, some at its end
@@ -102,6 +105,27 @@ def test_killed_while_a_checkpoint_is_written(crossmodal: Zygote, undisturbed: P
 def test_killed_before_anything_was_written(crossmodal: Zygote, undisturbed: Path, tmp_path: Path) -> None:
     assert kill_when(crossmodal, tmp_path, lambda: (tmp_path / "runs" / "dots" / "0").exists())
     goes_on_to_the_same_end(crossmodal, tmp_path, undisturbed)
+
+
+def test_a_meta_learner_and_its_selector_go_on_inside_an_epoch(crossmodal: Zygote, tmp_path: Path) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    for folder in (whole, halves):
+        folder.mkdir()
+        (folder / "mixture.yaml").write_text(yaml.safe_dump(experiment(first=["image", "question"], budget=0.6)))
+    mixture = ("--config", "mixture.yaml")
+    status, output = crossmodal.run(*FIT, *mixture, cwd=whole)
+    assert status == 0, output
+    assert kill_when(crossmodal, halves, last(halves).exists, *mixture)
+    expected = torch.load(last(whole), weights_only=True)
+    epoch = expected["global_step"] // 2
+    assert torch.load(last(halves), weights_only=True)["global_step"] % epoch
+    status, output = crossmodal.run(*FIT, *mixture, "--ckpt_path", "last", cwd=halves)
+    assert status == 0, output
+    found = torch.load(last(halves), weights_only=True)
+    for part in ("global_step", "state_dict", "optimizer_states", "lr_schedulers"):
+        assert_close(found[part], expected[part], rtol=0, atol=0, equal_nan=True)
+    assert found["state_dict"]["model.mixture.selector.price"] != 0
+    assert figures(halves) == figures(whole)
 
 
 def test_a_longer_run_goes_on_learning(crossmodal: Zygote, undisturbed: Path, tmp_path: Path) -> None:

@@ -39,6 +39,18 @@ def test_a_thing_with_a_flat_top_is_one_place_and_the_background_is_none() -> No
     assert salient_places(pixels, 6, window=3)[1].all()
 
 
+@pytest.mark.parametrize("size", [75, 224, 1100])
+def test_places_come_in_the_order_in_which_they_stand_out_in_a_large_picture_too(size: int) -> None:
+    pixels = torch.zeros(1, 3, size, size)
+    pixels[0, :, 5:18, 5:18] = 0.99
+    pixels[0, :, -18:-5, -18:-5] = 1
+    pixels[0, :, -18:-5, 5:18] = 0.98
+    places, real = salient_places(pixels, 6, window=3, least=0.5)
+    assert real.tolist() == [[True] * 3 + [False] * 3]
+    across, down = places[0, :3].unbind(-1)
+    assert pixels[0, 0, down, across].tolist() == pytest.approx([1, 0.99, 0.98])
+
+
 def test_nearly_all_objects_of_sort_of_clevr_are_found_once() -> None:
     rows = SortOfCLEVR(train_images=2, test_images=50).load("test")
     assert rows is not None
