@@ -89,15 +89,19 @@ class MetaLearner(nn.Module):
     ) -> None:
         super().__init__()
         if hidden < 1:
-            raise ValueError(f"hidden must be at least 1, not {hidden}")
-        if not 0 < held_out < 1:
-            raise ValueError(f"held_out is a share of the training rows, between 0 and 1, not {held_out}")
+            raise ValueError(f"model.meta_learner: hidden must be at least 1, not {hidden}")
+        if not 0 < held_out <= 0.5:
+            raise ValueError(
+                f"model.meta_learner: held_out is a share of the training rows, above 0 and at most 0.5, not {held_out}"
+            )
         if held_out_by is not None and held_out_by not in experts:
-            raise ValueError(f"held_out_by: there is no expert {held_out_by!r}; there are {', '.join(experts)}")
+            raise ValueError(
+                f"model.meta_learner: held_out_by: there is no expert {held_out_by!r}; there are {', '.join(experts)}"
+            )
         if not 0 <= corruption <= 1:
-            raise ValueError(f"corruption is a rate, 0 to 1, not {corruption}")
+            raise ValueError(f"model.meta_learner: corruption is a rate, 0 to 1, not {corruption}")
         if own < 0 or score_z < 0:
-            raise ValueError(f"own ({own}) and score_z ({score_z}) are weights, at least 0")
+            raise ValueError(f"model.meta_learner: own ({own}) and score_z ({score_z}) are weights, at least 0")
         self.experts = tuple(experts)
         self.held_out = held_out
         self.held_out_by = held_out_by

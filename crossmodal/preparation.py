@@ -162,6 +162,8 @@ def prepare_mixture(mixture: Mixture, data: PairedDataModule, experts: Mapping[s
     learner = mixture.meta_learner
     by = learner.held_out_by or most_shared(rows, experts)
     held_R = held_out(rows, learner.held_out, by)
+    if not held_R.any():
+        raise ValueError("model.meta_learner: of so few training rows none can be held out for it to learn from")
     data.mark("train", HELD_OUT, held_R)
     rank_zero_info(
         f"model.meta_learner: {held_R.sum():,} of {len(rows):,} training rows train nothing else, held out "

@@ -258,7 +258,9 @@ def _check(
     if top_k < 0:
         raise ValueError(f"model.selector: top_k must be at least 0, not {top_k}")
     if budget is not None and not 0 < budget <= 1:
-        raise ValueError(f"model.selector: budget is a share of the cost of all experts, 0 to 1, not {budget}")
+        raise ValueError(
+            f"model.selector: budget is a share of the cost of all experts, above 0 and at most 1, not {budget}"
+        )
     if not top_k and budget is None:
         raise ValueError("model.selector: give top_k or budget, by which experts are chosen")
     if not 0 < explore <= 1:

@@ -196,9 +196,11 @@ class Experiment:
         by_accuracy = len(targets) == 1 and targets[0].type == "class"
         best = {"monitor": "val/accuracy", "mode": "max"} if by_accuracy else {"monitor": "val/loss", "mode": "min"}
         kept = {"save_top_k": 1, "enable_version_counter": False}
+        # of few rows an epoch has few steps: a run that is killed is to lose half of one at most
+        every = min(50, max(1, self.sample.num_rows // self._batch_size // 2))
         callbacks = [
             _class(f"{CALLBACKS}.ModelCheckpoint", {"filename": "best", **best, **kept}),
-            _class(f"{CALLBACKS}.ModelCheckpoint", {"filename": "last", "every_n_train_steps": 50, **kept}),
+            _class(f"{CALLBACKS}.ModelCheckpoint", {"filename": "last", "every_n_train_steps": every, **kept}),
             _class(f"{CALLBACKS}.EarlyStopping", {**best, "patience": 6}),
         ]
         split = self.proposal.split

@@ -50,7 +50,7 @@ def test_who_is_absent_is_as_who_is_not_heard() -> None:
     [
         ("hidden", 0, "hidden must be at least 1"),
         ("held_out", 0.0, "held_out is a share"),
-        ("held_out", 1.0, "held_out is a share"),
+        ("held_out", 0.6, "model.meta_learner: held_out is a share .* at most 0.5, not 0.6"),
         ("held_out_by", "c", "there is no expert 'c'; there are a, b"),
         ("corruption", 1.5, "corruption is a rate"),
         ("own", -1.0, "own .* are weights"),
