@@ -5,7 +5,7 @@ how novel the image is to the meta-learner, how much of it the fusion hears, and
 hears what the meta-learner lets it, all experts, or all but the image. Then how often the model is right with the
 weight of novelty that it has learned, and with others.
 
-    python scripts/inspect_meta_learner.py [--epochs 4] [--store runs/features] [--output runs/compare_fusion]
+    python scripts/inspect_meta_learner.py [--epochs 14] [--store runs/features] [--output runs/compare_fusion]
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WEIGHTS = (-2.0, -4.0, -8.0, -12.0)
 def main() -> None:
     """Train or load, print tables, and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--store", type=Path, default=Path("runs/features"))
     parser.add_argument("--output", type=Path, default=Path("runs/compare_fusion"))
     options = parser.parse_args()
