@@ -202,18 +202,18 @@ class CrossModalModule(LightningModule):
         if not len(batch) or (self.model.newcomer is not None and self.model.newcomer not in batch.inputs):
             return None
         tokens, batch, choice = self.model.observe(batch)
+        learned = not_held_out(batch)
         if self.model.mixture is None:
             terms = self._terms(tokens, self.model.predict(tokens, batch), batch)
         else:
             terms = learn(self.model, self.objective, tokens, batch, choice)
             refuse_untargeted(terms, dict(self.heads), batch.ids)
-            terms |= self._further_terms(tokens, not_held_out(batch))
-        terms = self.balancing.learn(self.model, self.objective, tokens, not_held_out(batch), terms)
+            terms |= self._further_terms(tokens, learned)
+        terms = self.balancing.learn(self.model, self.objective, tokens, learned, terms)
         if not terms:
             return None
         loss = torch.stack(list(terms.values())).sum()
-        # looking at every loss would make a GPU wait
-        if self._is_logged or loss.device.type == "cpu":
+        if self._is_logged or loss.device.type == "cpu":  # looking at every loss would make a GPU wait
             refuse_infinite(terms, self.trainer.global_step, batch.ids)
         if self._is_logged:
             self.log("train/loss", loss.detach(), prog_bar=True)

@@ -83,9 +83,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     seeds, epochs = (1, 1) if options.quick else (options.seeds, options.epochs)
-    torch.set_num_threads(1)
-    tame_chatter()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # that nothing is to be stored
+    begin_quietly()
     plain = easy_vqa(easy_vqa_experts(), options.store, batch_size=BATCH)
     kept = Kept(options.output / f"{epochs}_epochs.jsonl")
     wanted = [
@@ -113,6 +111,13 @@ def main() -> None:
     if options.pictures:
         draw(found, options.pictures)
     print(json.dumps({"epochs": epochs, "found": found}))
+
+
+def begin_quietly() -> None:
+    """Use one thread, and leave it to the script to speak."""
+    torch.set_num_threads(1)
+    tame_chatter()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # that nothing is to be stored
 
 
 _given: list[TokenRows] = []  # what a process is given once

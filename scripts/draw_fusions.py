@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from compare_fusion import BATCH, TASK, right
+from compare_fusion import BATCH, TASK, begin_quietly, right
 from fusion_flows import FLOWS, draw_flow
-from kept_models import begin_quietly, trained_once
+from kept_models import trained_once
 from markupsafe import Markup
 from token_rows import SPLITS, TokenRows, Tokens, easy_vqa, easy_vqa_experts
 from torch import Tensor

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from commands import markdown
-from compare_fusion import BATCH, TASK, WITH_META_LEARNER, right
-from kept_models import begin_quietly, trained_once
+from compare_fusion import BATCH, TASK, WITH_META_LEARNER, begin_quietly, right
+from kept_models import trained_once
 from token_rows import easy_vqa, easy_vqa_experts, with_broken, with_nuisance
 
 from crossmodal.meta_learner import FACTS

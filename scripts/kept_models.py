@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
 from compare_fusion import build, train
 from token_rows import TokenRows
 
-from crossmodal.console import tame_chatter
 from crossmodal.module import CrossModalModule
-
-
-def begin_quietly() -> None:
-    """Use one thread, and leave it to the script to speak."""
-    torch.set_num_threads(1)
-    tame_chatter()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # that nothing is to be stored
 
 
 def trained_once(way: str, data: TokenRows, path: Path, *, epochs: int) -> CrossModalModule:
