@@ -64,14 +64,14 @@ class MetaLearner(nn.Module):
         hidden: H.
         held_out: Share of the training rows that train the meta-learner, and nothing else.
         held_out_by: An expert; rows that share its input are held out together. By default the one with most inputs of
-            those whose inputs several rows share; where there is none, each row is held out by itself.
+            those whose inputs several rows share, if these are not few; else each row is held out by itself.
         corruption: Rate at which an expert's tokens are corrupted in training.
         dropout: In what is learned of the tokens.
         own: Weight of the losses of the experts' own heads.
         score_z: Weight of the scores' size.
 
     Raises:
-        ValueError: A share is outside 0 to 1, or a size below 1.
+        ValueError: A number is out of range, or `held_out_by` is no expert.
     """
 
     def __init__(

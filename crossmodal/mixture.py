@@ -21,9 +21,8 @@ from crossmodal.track_record import TrackRecord
 from datamodules.batch import PairedBatch, gather_rows
 from experts.base import ExpertTokens
 
-WIDER = (
-    4  # times the fusion's width: with less, an expert alone read its tokens less well than a fusion of it alone does
-)
+# times the fusion's width: with less, an expert alone read its tokens less well than a fusion of it alone does
+WIDER = 4
 
 # tokens of the distinct inputs, rows, and how much of each expert counts (B, E) -> each task's raw outputs (B, C)
 Fuse = Callable[[Mapping[str, ExpertTokens], PairedBatch, Tensor], dict[str, Tensor]]
