@@ -180,12 +180,13 @@ class Mixture(nn.Module):
         """Let each expert's own network read its tokens."""
         return say(self.networks, tokens, batch)
 
-    def choose(self, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> Choice:
+    def choose(self, said: Said, answers: Answers, batch: PairedBatch) -> Choice:
         """Choose which experts each row is given.
 
         Args:
-            tokens: Of the distinct inputs of the selector's first experts.
-            batch: B rows.
+            said: By the selector's first experts.
+            answers: By what they say.
+            batch: B rows, of all experts.
 
         Raises:
             ValueError: There is no selector.
@@ -193,8 +194,18 @@ class Mixture(nn.Module):
         if self.selector is None:
             raise ValueError("without a selector there is nothing to choose")
         available_BE = self.present(batch)
-        said = self.say(tokens, batch).detached()
-        worth_BE = self.selector(said.readings_BED, self.facts(said), said.present_BE, available_BE, self.record()[:-1])
+        certainties = [
+            torch.stack(self.heads[task].opinions().certainty(self.heads[task].activate(outputs_BC)), dim=-1)
+            for task, outputs_BC in answers.outputs.items()
+        ]
+        worth_BE = self.selector(
+            said.readings_BED,
+            self.facts(said),
+            said.present_BE,
+            torch.stack(certainties).mean(0),
+            available_BE,
+            self.record()[:-1],
+        )
         return Choice(
             worth_BE, self.selector.choose(worth_BE, available_BE), available_BE, self.selector.known_costs(), batch
         )

