@@ -18,6 +18,7 @@ DEFAULT_CONFIG = Path("crossmodal.yaml")  # what `init` writes, and commands tak
 TRAINING = ("fit", "validate", "test", "predict")
 # they take what `fit` takes, and options of their own
 LIKE_FIT = {"expert": "crossmodal.expert_cli", "extend": "crossmodal.extend_cli", "data": "crossmodal.check_cli"}
+OF_RUNS = {"route": "crossmodal.route_cli", "report": "crossmodal.report_cli"}  # they take trained runs
 HELP = """\
 usage: crossmodal COMMAND [options]
 
@@ -33,6 +34,7 @@ commands:
   extend     add a modality to a trained model           --model RUN --expert NAME=FOLDER [--config FILE]
   data       read all inputs, and find what is wrong     check --config FILE [--output FOLDER]
   route      say which expert knows an input             --model RUN FILE [FILE ...] [--output FILE.csv]
+  report     write a page about a run, or compare runs   RUN [RUN ...] [--output FILE.html]
   cache      the feature store                           ls | verify [--delete] | rm FINGERPRINT...|--all
 
 options:
@@ -96,15 +98,14 @@ def _run(arguments: list[str]) -> int:
         from crossmodal import init_cli
 
         return init_cli.main(rest)
-    if command == "route":
-        from crossmodal import route_cli
-
+    if command in OF_RUNS:
         sys.path.append(str(Path.cwd()))  # as below
         _keep_out_of_home()
-        return route_cli.main(rest)
+        own_main: Callable[[list[str]], int] = import_module(OF_RUNS[command]).main
+        return own_main(rest)
     if command not in (*TRAINING, *LIKE_FIT):
         there = ", ".join((*TRAINING, *LIKE_FIT))
-        return refuse(f"no command {command!r}; there are init, {there}, route and cache", 2)
+        return refuse(f"no command {command!r}; there are init, {there}, {', '.join(OF_RUNS)} and cache", 2)
     main_of: Callable[[list[str]], int] | None = None
     if command in LIKE_FIT and "--help.all" in rest:
         command = "fit"  # whose keys they take

@@ -25,6 +25,9 @@ def for_each(targets_B: Tensor, members: int) -> Tensor:
 class Opinions(ABC):
     """Answers to one task."""
 
+    score = "accuracy"  # what `scores` gives, as metrics name it
+    higher_is_better = True
+
     @abstractmethod
     def raw(self, answers: Tensor) -> Tensor:
         """Return raw outputs that are activated to these answers."""
@@ -44,6 +47,10 @@ class Opinions(ABC):
     @abstractmethod
     def right(self, answers: Tensor, targets: Tensor) -> Tensor:
         """Return how right each answer is, 0 to 1, shape (...)."""
+
+    def scores(self, answers: Tensor, targets: Tensor) -> Tensor:
+        """Return what the task's first metric is the mean of, shape (...)."""
+        return self.right(answers, targets)
 
 
 class Probabilities(Opinions):
@@ -105,6 +112,9 @@ class Quantities(Opinions):
         scale_C: The deviation of each.
     """
 
+    score = "mae"
+    higher_is_better = False
+
     def __init__(self, scale_C: Tensor) -> None:
         self.scale_C = scale_C
 
@@ -128,3 +138,7 @@ class Quantities(Opinions):
     def right(self, answers: Tensor, targets: Tensor) -> Tensor:
         """Return the share of the variance that is explained, at least 0."""
         return (1 - self.losses(answers, targets)).clamp_min(0)
+
+    def scores(self, answers: Tensor, targets: Tensor) -> Tensor:
+        """Return the absolute error, the mean of all quantities."""
+        return (answers - targets).abs().mean(-1)

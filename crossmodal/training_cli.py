@@ -26,6 +26,7 @@ from crossmodal.checkpoints import (
     refuse_other_settings,
 )
 from crossmodal.console import EpochBar, EpochLines, is_terminal, print_figures, tame_chatter
+from crossmodal.environment import environment
 from crossmodal.errors import TRACEBACK, place_in_own_code, refuse, say_how_to_go_on
 from crossmodal.experiment_cli import MISTAKES, ExperimentCLI
 from crossmodal.predictions import predict
@@ -229,6 +230,7 @@ class TrainingCLI(ExperimentCLI):
         self.figures = figures
         path = self.run_folder.write("metrics.json", figures)
         print_figures(figures, {"checkpoints": path.parent / "checkpoints", "figures": path})
+        print(f"page: crossmodal report {path.parent}", flush=True)
 
     def _measure(self, split: str, checkpoint: str | None) -> dict[str, float]:
         evaluate = self.trainer.validate if split == "val" else self.trainer.test
@@ -246,6 +248,7 @@ class TrainingCLI(ExperimentCLI):
         self._parser(self.subcommand).save(
             config, str(self.run_folder.config), skip_none=False, overwrite=True, multifile=False
         )
+        self.run_folder.write("environment.json", environment())
 
     def validate(self, **kwargs: Any) -> None:
         """Measure a checkpoint on the validation split."""

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment
 from markupsafe import Markup
-from PIL import Image
 
-from crossmodal.check.charts import bars, histogram, waveform
+from crossmodal.check.charts import bars, histogram
 from crossmodal.check.report import TOP_CLASSES, combinations, verdict
+from crossmodal.shown_inputs import shown
 from datamodules.checking import DataCheck
 
 SAMPLES = 12  # of each split
-THUMBNAIL = 144  # pixels
-MOST_ITEMS = 4  # that are shown of a sequence
-MOST_CHARACTERS = 300
 LISTED = 20  # rows of each kind of fault
 
 PAGE = """\
@@ -137,7 +132,7 @@ def render(figures: dict[str, Any], check: DataCheck) -> str:
     """
     samples = {
         split: [
-            (one.row, [(name, _shown(name, raw)) for name, raw in one.inputs.items()], one.targets)
+            (one.row, [(name, shown(name, raw)) for name, raw in one.inputs.items()], one.targets)
             for one in check.samples(split, SAMPLES)
         ]
         for split in check.rows
@@ -181,42 +176,3 @@ def _quantities(check: DataCheck, task: str, number: int) -> Markup | None:
         if task in rows.targets and rows.targets[task].ndim == 2
     ]
     return histogram(np.concatenate(values)) if sum(map(len, values)) else None
-
-
-def _shown(modality: str, raw: Any) -> Markup:
-    match raw:
-        case None:
-            return Markup('<p class="quiet">no {}</p>').format(modality)
-        case Image.Image():
-            return Markup('<img alt="{}" src="{}">').format(modality, _thumbnail(raw))
-        case str():
-            text = raw if len(raw) <= MOST_CHARACTERS else f"{raw[:MOST_CHARACTERS]}…"
-            return Markup("<p>{}</p>").format(text)
-        case (np.ndarray() as samples_TC, int() | np.integer() as rate):
-            drawn = waveform(samples_TC.reshape(len(samples_TC), -1).mean(1))
-            return Markup("{}<p class='quiet'>{:.2f} s, {:,} Hz</p>").format(drawn, len(samples_TC) / rate, int(rate))
-        case np.ndarray():
-            return Markup("<p class='quiet'>{} {}</p>").format(modality, " x ".join(map(str, raw.shape)))
-        case dict():
-            cells = (
-                Markup("<dt>{}</dt><dd>{}</dd>").format(key, "" if value is None else _cell(value))
-                for key, value in raw.items()
-            )
-            return Markup("<dl>{}</dl>").format(Markup().join(cells))
-        case list() | tuple():
-            items = Markup().join(_shown(modality, item) for item in raw[:MOST_ITEMS])
-            more = Markup("<p class='quiet'>and {} more</p>").format(len(raw) - MOST_ITEMS)
-            return items + more if len(raw) > MOST_ITEMS else items
-    return Markup("<p class='quiet'>{}: {}</p>").format(modality, type(raw).__name__)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:,.6g}" if isinstance(value, float) else str(value)
-
-
-def _thumbnail(image: Image.Image) -> str:
-    small = image.convert("RGB")
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,0 +1,1 @@
+"""What `crossmodal report` shows of trained runs, as one page."""

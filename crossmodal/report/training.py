@@ -1,0 +1,175 @@
+"""What a run's files say of its training: curves, cost, and how to repeat it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crossmodal.arguments import read_yaml
+from crossmodal.report.history import History, read_history
+from crossmodal.report.page import Section, Table
+from crossmodal.report.plots import Plot, curves, shown
+from crossmodal.run_folder import RunFolder
+
+MOST_CURVES = 10  # in a plot
+MOST_FIGURES = 4
+STAGES = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run left.
+
+    Args:
+        run: Its folder.
+        name: Such as `easy_vqa/0`.
+        config: The complete configuration.
+        history: Of `metrics.csv`.
+        figures: Of `metrics.json`; none of a run that has not ended.
+        environment: Of `environment.json`, if there is one.
+    """
+
+    run: RunFolder
+    name: str
+    config: dict[str, Any]
+    history: History
+    figures: dict[str, Any]
+    environment: dict[str, Any]
+
+    @classmethod
+    def read(cls, run: RunFolder) -> Record:
+        """Read it.
+
+        Raises:
+            ValueError: A file is no JSON.
+        """
+        config = read_yaml(run.config)
+        name = f"{config.get('name') or run.path.resolve().parent.name}/{run.path.resolve().name}"
+        figures, environment = (_read_json(run.path / file) for file in ("metrics.json", "environment.json"))
+        return cls(run, name, config, read_history(run.path / "metrics.csv"), figures, environment)
+
+    def test_figures(self) -> list[tuple[str, str]]:
+        """Return what was measured on the test split, or else on the val split, losses last."""
+        found = {name: value for name, value in self.figures.items() if isinstance(value, int | float)}
+        stage = "test" if any(name.startswith("test/") for name in found) else "val"
+        chosen = [(name, shown(value)) for name, value in found.items() if name.startswith(f"{stage}/")]
+        chosen.sort(key=lambda one: one[0].endswith("loss"))
+        return [one for one in chosen if one[0].count("/") == 1][:MOST_FIGURES] or chosen[:MOST_FIGURES]
+
+    def headline(self) -> list[tuple[str, str]]:
+        """Return the figures that matter most."""
+        return [*self.test_figures(), *costs(self.figures)[:3]]
+
+    def cost(self) -> Section:
+        """Return what it took."""
+        rows = [[title, value] for title, value in costs(self.figures)]
+        memory = {name: points for name, points in self.history.items() if name.partition("/")[2].startswith("memory")}
+        rows += [
+            [f"{name.partition('/')[2]}, at most", shown(max(value for _, value in of))] for name, of in memory.items()
+        ]
+        waiting = self.history.get("train/waiting")
+        if waiting:
+            rows.append(["share of time waiting for data", shown(sum(value for _, value in waiting) / len(waiting))])
+        return Section("Cost", tables=[("", [], rows)] if rows else [])
+
+    def reproduction(self, own_command: str) -> Section:
+        """Return how to repeat the run, and the report."""
+        texts = []
+        about = self.environment
+        rows = [["seed", str(self.config.get("seed_everything"))]]
+        for key in ("commit", "command", "python", "platform", "accelerator", "threads"):
+            if about.get(key) is not None:
+                rows.append([key, str(about[key])])
+        rows += [[name, str(version)] for name, version in dict(about.get("versions") or {}).items() if version]
+        if not about:
+            texts.append("The run is of a release that did not store what it was trained with.")
+        command = f"crossmodal fit --config {self.run.config}\n{own_command}"
+        return Section("How to reproduce", texts, tables=[("", [], rows)], listings=[("Commands", command)])
+
+
+def training(records: Mapping[str, Record]) -> Section:
+    """Return the curves of one run, or of several beside each other."""
+    histories = {name: record.history for name, record in records.items()}
+    several = len(records) > 1
+    drawn = [name for history in histories.values() for name, points in history.items() if len(points) > 1]
+    names = sorted({name for name in drawn if not several or drawn.count(name) > 1})  # alone it compares nothing
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        stage, _, rest = name.partition("/")
+        if stage in STAGES:
+            groups.setdefault(_group(stage, rest), []).append(name)
+    plots: list[Plot | None] = []
+    for title in sorted(groups, key=_rank):
+        of = groups[title]
+        note = "" if len(of) <= MOST_CURVES else f"{len(of) - MOST_CURVES} more are in metrics.csv."
+        if several:  # a colour for each run
+            plots += [curves(name, histories, [name]) for name in of[:MOST_CURVES]]
+        else:
+            plots.append(curves(title, histories, of[:MOST_CURVES], note=note))
+    return Section("Training", plots=[plot for plot in plots if plot is not None])
+
+
+def _group(stage: str, rest: str) -> str:
+    if rest == "loss":
+        return "Loss"
+    first, _, more = rest.partition("/")
+    if more:
+        return f"{stage}: {first.replace('_', ' ')}"
+    return f"{stage}: {first.replace('_', ' ')}" if stage == "train" else "On the validation split"
+
+
+def _rank(title: str) -> tuple[int, str]:
+    first = ("Loss", "On the validation split")
+    return (first.index(title) if title in first else len(first), title)
+
+
+def costs(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a run took, as far as its figures say."""
+    said = {
+        "seconds/fit": ("training", _seconds),
+        "seconds/encode": ("of it encoding", _seconds),
+        "parameters/trained": ("trained parameters", lambda value: f"{value:,}"),
+        "parameters/all": ("all parameters", lambda value: f"{value:,}"),
+        "epoch": ("epochs", lambda value: f"{value:,}"),
+        "step": ("steps", lambda value: f"{value:,}"),
+    }
+    return [(title, show(figures[key])) for key, (title, show) in said.items() if figures.get(key)]
+
+
+def _seconds(value: float) -> str:
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{value:.1f} s"
+
+
+def settings_that_differ(records: Mapping[str, Record]) -> Table | None:
+    """Return the keys of the configurations in which runs differ, with each one's value."""
+    flat = {name: dict(_flat(record.config)) for name, record in records.items()}
+    keys = sorted({key for of in flat.values() for key in of} - {"name", "config", "ckpt_path"})
+    rows = []
+    for key in keys:
+        values = [json.dumps(of.get(key), default=str) if key in of else "" for of in flat.values()]
+        if len(set(values)) > 1:
+            rows.append([key, *values])
+    return ("Settings that differ", ["key", *flat], rows) if rows else None
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        return [one for key, of in value.items() for one in _flat(of, f"{prefix}.{key}" if prefix else str(key))]
+    return [(prefix, value)]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); it may have been cut off: delete it, and train on") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no JSON object; it is not as `crossmodal fit` wrote it")
+    return found
