@@ -4,4 +4,5 @@ import sys
 
 from crossmodal.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # processes that are begun anew import this
+    sys.exit(main())

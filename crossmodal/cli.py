@@ -14,11 +14,17 @@ from crossmodal.errors import UsageError, refuse, say_how_to_go_on
 from crossmodal.preflight import LINKED, MODEL, TRAINER, check
 from crossmodal.signatures import read_signature
 
+OUTPUT = "CROSSMODAL_OUTPUT"  # as `crossmodal.console` reads it
 DEFAULT_CONFIG = Path("crossmodal.yaml")  # what `init` writes, and commands take that are given no other
 TRAINING = ("fit", "validate", "test", "predict")
 # they take what `fit` takes, and options of their own
 LIKE_FIT = {"expert": "crossmodal.expert_cli", "extend": "crossmodal.extend_cli", "data": "crossmodal.check_cli"}
-OF_RUNS = {"route": "crossmodal.route_cli", "report": "crossmodal.report_cli"}  # they take trained runs
+# they take trained runs
+OF_RUNS = {
+    "route": "crossmodal.route_cli",
+    "report": "crossmodal.report_cli",
+    "dashboard": "crossmodal.dashboard_cli",
+}
 HELP = """\
 usage: crossmodal COMMAND [options]
 
@@ -35,6 +41,7 @@ commands:
   data       read all inputs, and find what is wrong     check --config FILE [--output FOLDER]
   route      say which expert knows an input             --model RUN FILE [FILE ...] [--output FILE.csv]
   report     write a page about a run, or compare runs   RUN [RUN ...] [--output FILE.html]
+  dashboard  all runs in the browser, live               [RUNS] [--port N]
   cache      the feature store                           ls | verify [--delete] | rm FINGERPRINT...|--all
 
 options:
@@ -54,12 +61,16 @@ Any key of the YAML can be given on the command line, and wins:
   --ckpt_path WHAT         a checkpoint file, `best` or `last` of the newest run of this name
   --name NAME              of the experiment; by default the file's name; runs go to runs/NAME/VERSION
   --runs FOLDER            of all runs (runs)
+  --track WHERE            wandb logs online, offline or is disabled; by default as WANDB_MODE or its logger says
+  --observe BOOLEAN        log more than losses and metrics: pace, gradients, subsets, examples, ... (true)
   --seed_everything N      the seed (0)
   --experts.MODALITY.init_args.KEY VALUE
   --data.init_args.KEY VALUE
   --model.KEY VALUE        {model}
   --trainer.KEY VALUE      {trainer}
 {extra}
+  --quiet                  print nothing but errors
+  --json                   print nothing but one JSON object, when it is done: figures and paths
   --print_config           the complete configuration, with every default
   --help.all               every key with its type and meaning (takes some seconds)
 """
@@ -106,6 +117,11 @@ def _run(arguments: list[str]) -> int:
     if command not in (*TRAINING, *LIKE_FIT):
         there = ", ".join((*TRAINING, *LIKE_FIT))
         return refuse(f"no command {command!r}; there are init, {there}, {', '.join(OF_RUNS)} and cache", 2)
+    for option in ("--quiet", "--json") if command in TRAINING else ():
+        if option in rest:
+            os.environ[OUTPUT] = option.removeprefix("--")
+            rest.remove(option)
+            sys.argv.remove(option)
     main_of: Callable[[list[str]], int] | None = None
     if command in LIKE_FIT and "--help.all" in rest:
         command = "fit"  # whose keys they take

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 from rich.table import Table
+
+from crossmodal.run_folder import known
 
 CHATTER = (
     "💡",
@@ -45,6 +49,28 @@ EXPECTED_WARNINGS = (
 )
 
 
+# an environment variable, so that processes that are begun know it: `lines`, `quiet` or `json`
+OUTPUT = "CROSSMODAL_OUTPUT"
+
+
+def is_quiet() -> bool:
+    """Return whether nothing but errors, or but one JSON object at the end, is to be printed."""
+    return os.environ.get(OUTPUT, "lines") != "lines"
+
+
+def say(text: str) -> None:
+    """Print a line, unless it is to be quiet."""
+    if not is_quiet():
+        print(text, flush=True)
+
+
+def tell(figures: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
+    """Print what came out, as the one JSON object that is wanted."""
+    if os.environ.get(OUTPUT) == "json":
+        told = {"figures": known(figures), "paths": {name: str(path) for name, path in paths.items()}}
+        print(json.dumps(told), flush=True)
+
+
 def tame_chatter() -> None:
     """Silence what libraries say of choices that are made on purpose here; real warnings stay."""
     # wandb's lines come from another process, after the last of ours; where the run lies is ours to say
@@ -54,6 +80,8 @@ def tame_chatter() -> None:
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: not record.getMessage().lstrip().startswith(CHATTER))
     for name in ("pytorch_lightning", "lightning_fabric"):
+        if is_quiet():
+            logging.getLogger(name).setLevel(logging.WARNING)
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(lambda record: not record.getMessage().lstrip().startswith(CHATTER))
 
@@ -104,7 +132,10 @@ class EpochLines(Callback):
 
 
 def print_figures(figures: dict[str, Any], paths: dict[str, Path]) -> None:
-    """Print a run's figures, and where its files are."""
+    """Print a run's figures, and where its files are; as JSON, or not at all, where that is wanted."""
+    if is_quiet():
+        tell(figures, paths)
+        return
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in figures.items():
         table.add_row(name, f"{value:.4f}" if isinstance(value, float) else f"{value:,}")

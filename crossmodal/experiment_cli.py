@@ -11,6 +11,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from crossmodal.module import CrossModalModule
 from crossmodal.parser import Parser
+from crossmodal.tracking import Track
 from datamodules.paired import PairedDataModule
 from experts.base import Expert
 
@@ -38,6 +39,10 @@ class ExperimentCLI(LightningCLI):
         parser.add_argument("--experts", type=dict[str, Expert], required=True, help="An expert for each modality.")
         parser.add_argument("--name", type=str | None, help="Of the experiment; by default the file's name.")
         parser.add_argument("--runs", type=str, default="runs", help="The folder of all runs.")
+        parser.add_argument(
+            "--track", type=Track | None, help="Where wandb logs to; null: as WANDB_MODE, or its logger."
+        )
+        parser.add_argument("--observe", type=bool, default=True, help="Log more than losses and metrics.")
         parser.link_arguments("experts", "model.experts")
         parser.link_arguments("data.outputs", "model.outputs", apply_on="instantiate")
 

@@ -55,6 +55,8 @@ class MixtureFigures(RowMeans):
         every_B = torch.ones_like(answers.present_BE[:, 0])
         for number, name in enumerate((*answers.experts, FUSION)):
             self.add(f"weight/{name}", answers.weights_BM[:, number], every_B)
+            self.add(f"load/{name}", (answers.weights_BM.argmax(1) == number).float(), every_B)
+        self.add("weight_entropy", torch.special.entr(answers.weights_BM).sum(1), every_B)
         for number, name in enumerate(answers.experts):
             self.add(f"share/{name}", answers.shares_BE[:, number], answers.present_BE[:, number])
         present_BM = F.pad(answers.present_BE, (0, 1), value=True)

@@ -70,13 +70,11 @@ class CrossModalModule(LightningModule):
         balance: Makes what keeps modalities in balance, given their names; or a list of such.
         objective: Sums the losses.
         optimizer: Makes the optimizer, given groups of parameters.
-        modality_dropout: Rate at which a training row is treated as if it lacked a modality, for all or for each; one
-            that it has always stays.
+        modality_dropout: Rate at which a training row is as if it lacked a modality, for all or for each; one stays.
         warmup: Share of all steps over which the learning rate rises; then it falls to zero as a cosine.
         feature_store: Folder for the tokens of frozen experts; null encodes anew in every epoch.
         encode_batch_size: Inputs a batch when tokens are stored.
-        encode_workers: Processes that read, and on a CPU encode; null for one for each thread of torch, where there
-            is enough to encode, 0 for none.
+        encode_workers: Processes that read, and on a CPU encode; null for one a thread where there is enough to encode.
 
     Raises:
         ValueError: Heads and the data's tasks differ.
@@ -104,7 +102,7 @@ class CrossModalModule(LightningModule):
     ) -> None:
         super().__init__()
         if _given_hyperparameters.get() is not None:
-            self.save_hyperparameters()  # the configuration; built in Python, the arguments are live objects
+            self.save_hyperparameters(logger=False)  # built in Python, the arguments are live objects
         heads = heads or {}
         if (heads and fusion is None) or not (heads or alignments):
             raise ValueError("model: give a fusion and a head for each task, or alignments")
@@ -125,12 +123,13 @@ class CrossModalModule(LightningModule):
         self.objective = objective or TaskObjective()
         self.outputs = outputs
         self._figures = Figures(dict(self.heads), self.alignments, self.balancing)
+        self.prefixes = self._figures.prefixes  # by task, what the names of its figures begin with
         self.modality_dropout = dropout_rates(modality_dropout, experts)
         self.warmup = warmup
         self.feature_store = FeatureStore(Path(feature_store)) if feature_store else None
         self.encode_batch_size = encode_batch_size
         self.encode_workers = encode_workers
-        self.seconds_encoding = 0.0
+        self.encoded: list[Encoded] = []
         self._make_optimizer = optimizer
 
     @property
@@ -188,7 +187,7 @@ class CrossModalModule(LightningModule):
                 learn_priors(data, [*self.model.all_heads(), *self.balancing.heads()])
 
     def _tell_encoded(self, encoded: Encoded) -> None:
-        self.seconds_encoding += encoded.seconds
+        self.encoded.append(encoded)
         rank_zero_info(str(encoded))
 
     def on_fit_start(self) -> None:
@@ -232,9 +231,9 @@ class CrossModalModule(LightningModule):
         if figures and self._is_logged:
             self.log_dict({f"train/balance/{name}": figure for name, figure in figures.items()})
 
-    def validation_step(self, batch: PairedBatch, batch_idx: int) -> None:
-        """Collect the validation metrics."""
-        self._evaluate(batch, "val")
+    def validation_step(self, batch: PairedBatch, batch_idx: int) -> dict[str, Any] | None:
+        """Collect the validation metrics; return tokens, batch, choice, outputs and answers for who looks on."""
+        return self._evaluate(batch, "val")
 
     def test_step(self, batch: PairedBatch, batch_idx: int) -> None:
         """Collect the test metrics."""
@@ -258,18 +257,19 @@ class CrossModalModule(LightningModule):
         refuse_untargeted(terms, predictions, batch.ids)
         return terms
 
-    def _evaluate(self, batch: PairedBatch, stage: str) -> None:
+    def _evaluate(self, batch: PairedBatch, stage: str) -> dict[str, Any] | None:
         if not len(batch):
-            return
+            return None
         tokens, batch, choice = self.model.observe(batch)
         predictions, answers = self.model.answer(tokens, batch)
         if not (terms := self._terms(tokens, predictions, batch)):
-            return
+            return None
         self.log(f"{stage}/loss", torch.stack(list(terms.values())).sum(), batch_size=len(batch), sync_dist=True)
         for metrics in self._figures.measure(stage, predictions, batch, answers, choice):
             self.log_dict(metrics, batch_size=len(batch), prog_bar=stage == "val")
         self.alignments.measure(tokens, batch)
         self.balancing.measure(self.model, tokens, batch, self._figures.prefixes)
+        return {"tokens": tokens, "batch": batch, "choice": choice, "outputs": predictions, "answers": answers}
 
     def on_validation_epoch_start(self) -> None:
         """Forget what an interrupted epoch has measured."""

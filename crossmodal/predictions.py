@@ -20,6 +20,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from crossmodal.callbacks import Interrupted
 from crossmodal.checkpoints import FREE, differences
+from crossmodal.console import say, tell
 from crossmodal.module import CrossModalModule
 from crossmodal.prediction_files import GROUP_CELLS, PredictionParts
 from crossmodal.reports import reported_columns
@@ -79,7 +80,7 @@ def predict(
     if not parts.batches and data.quarantine is not None:
         data.quarantine.list_anew()
     if parts.rows:
-        print(f"going on after {parts.rows:,} of {len(rows):,} rows", flush=True)
+        say(f"going on after {parts.rows:,} of {len(rows):,} rows")
     if parts.batches * data.batch_size < len(rows):
         writer = PredictionWriter(parts, list(model.experts), columns, num_rows=len(rows))
         trainer.callbacks.append(writer)  # type: ignore[attr-defined]
@@ -95,7 +96,8 @@ def predict(
     left_out = len(rows) - parts.rows
     if data.quarantine is not None:  # the table alone shows that some cannot be used
         left_out = max(left_out, data.quarantine.count(data.predicted_split))
-    print(f"{parts.rows:,} predictions in {path}" + (f"; {left_out:,} rows are left out" if left_out else ""))
+    say(f"{parts.rows:,} predictions in {path}" + (f"; {left_out:,} rows are left out" if left_out else ""))
+    tell({"rows": parts.rows, "left_out": left_out}, {"predictions": path})
 
 
 def _rows_to_predict(trainer: Trainer, data: PairedDataModule, limit: int | None) -> PairedRows:
@@ -122,7 +124,7 @@ def _go_on(parts: PredictionParts, job: Any) -> None:
     before = parts.job()
     other = None if before is None else _difference(before, job)
     if other is not None:
-        print(f"predicting from the beginning: not the same {other} as in {parts.folder}", flush=True)
+        say(f"predicting from the beginning: not the same {other} as in {parts.folder}")
     if before is None or other is not None:
         parts.begin(job)
     parts.go_on()

@@ -24,7 +24,7 @@ from crossmodal.signatures import Annotation, Module, Signature, nearest, read_m
 MODEL = "crossmodal.module.CrossModalModule"
 TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
 LINKED = ("experts", "outputs")  # arguments of the model that other groups give
-OWN_KEYS = ("experts", "data", "model", "trainer", "seed_everything", "name", "runs")
+OWN_KEYS = ("experts", "data", "model", "trainer", "seed_everything", "name", "runs", "track", "observe")
 COMMAND_LINE = "the command line"  # where a key comes from, as a file's name is
 # types that nothing in a YAML file is
 NEVER_IN_YAML = {"Tensor"}

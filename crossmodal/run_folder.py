@@ -9,6 +9,7 @@ import errno
 import fcntl
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -73,11 +74,7 @@ class RunFolder:
 
     def write(self, file_name: str, figures: dict[str, Any]) -> Path:
         """Write figures as JSON, whole or not at all; null for what is not finite."""
-        known = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in figures.items()
-        }
-        write_json(self.path / file_name, known)
+        write_json(self.path / file_name, known(figures))
         return self.path / file_name
 
     def begin_with(self, checkpoint: Path) -> None:
@@ -109,6 +106,15 @@ class RunFolder:
         shutil.rmtree(self.path)
         if not any(self.path.parent.iterdir()):
             self.path.parent.rmdir()
+
+
+def known(value: Any) -> Any:
+    """Return figures, however deep they lie, as JSON can have them: None for what is not finite."""
+    if isinstance(value, Mapping):
+        return {name: known(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [known(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def trained_run(path: Path) -> tuple[RunFolder, Path]:

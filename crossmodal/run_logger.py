@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from crossmodal.feature_files import temporary_name
 from crossmodal.run_folder import RunFolder
+
+FLUSH_SECONDS = 1.0
 
 
 class RunLogger(CSVLogger):
@@ -25,6 +28,18 @@ class RunLogger(CSVLogger):
     def __init__(self, run: RunFolder, *, first_step: int = 0) -> None:
         super().__init__(save_dir=run.path.parent.parent, name=run.path.parent.name, version=run.path.name)
         self.first_step = first_step
+        self._written = 0.0
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Write figures within a second, or at the next of them: who follows the run reads the file."""
+        super().log_metrics(metrics, step)
+        if time.monotonic() - self._written >= FLUSH_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write what is logged and not written yet."""
+        super().save()
+        self._written = time.monotonic()
 
     def log_hyperparams(self, params: Any = None) -> None:
         """Write nothing: `config.yaml` has them, and whole."""
@@ -54,9 +69,19 @@ class _AppendingWriter(ExperimentWriter):
             rows = csv.DictReader(file)
             kept = [row for row in rows if row["step"] and int(row["step"]) < step]
             self.metrics_keys = list(rows.fieldnames or [])
+        self._replace(kept)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """Write all rows again with more columns; whoever is killed here leaves the file as it was."""
+        with Path(self.metrics_file_path).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        self._replace(rows)
+
+    def _replace(self, rows: list[dict[str, Any]]) -> None:
+        path = Path(self.metrics_file_path)
         temporary = temporary_name(path.parent)
         with temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
             writer.writeheader()
-            writer.writerows(kept)
+            writer.writerows(rows)
         temporary.replace(path)

@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
+import yaml
 from jsonargparse.typing import PositiveInt
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import LambdaCallback, ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
-from pytorch_lightning.loggers import Logger, WandbLogger
 
 from crossmodal.callbacks import Clock, DataWait, Interrupted, MissedValidation, SaveLast
 from crossmodal.checkpoints import (
@@ -25,13 +25,14 @@ from crossmodal.checkpoints import (
     read_checkpoint,
     refuse_other_settings,
 )
-from crossmodal.console import EpochBar, EpochLines, is_terminal, print_figures, tame_chatter
+from crossmodal.console import EpochBar, EpochLines, is_quiet, is_terminal, print_figures, say, tame_chatter
 from crossmodal.environment import environment
 from crossmodal.errors import TRACEBACK, place_in_own_code, refuse, say_how_to_go_on
 from crossmodal.experiment_cli import MISTAKES, ExperimentCLI
+from crossmodal.observers import observers
 from crossmodal.predictions import predict
 from crossmodal.run_folder import RunFolder, checkpoint_to_evaluate, run_to_go_on_with
-from crossmodal.run_logger import RunLogger
+from crossmodal.tracking import finish, loggers
 
 
 class TrainingCLI(ExperimentCLI):
@@ -75,7 +76,7 @@ class TrainingCLI(ExperimentCLI):
             was_announced = self._new_folder.config.exists()
             self._new_folder.remove()
             if was_announced:
-                print(f"removed: {self._new_folder.path}, which took no step", flush=True)
+                say(f"removed: {self._new_folder.path}, which took no step")
 
     @property
     def is_trial(self) -> bool:
@@ -98,7 +99,7 @@ class TrainingCLI(ExperimentCLI):
             self.run_folder = run = run_to_go_on_with(given, runs, settings.name)
             if run is None or not run.checkpoint(given).exists():  # it begins again, in the same folder
                 where = run.path if run is not None else runs / settings.name
-                print(f"no checkpoint in {where} yet: starting from the beginning", flush=True)
+                say(f"no checkpoint in {where} yet: starting from the beginning")
                 return None
             found = run.checkpoint(given)
         else:
@@ -108,12 +109,15 @@ class TrainingCLI(ExperimentCLI):
             if self._is_of_this_experiment(self.run_folder):
                 self._lock = self.run_folder.lock()  # before its step is read
             if self.run_folder.config.exists():
-                refuse_other_settings(self.run_folder.config, self._parser("fit").dump(settings, skip_none=False))
+                refuse_other_settings(self.run_folder.config, self._dumped())
         content = read_checkpoint(found)
         if self.subcommand == "fit" and "optimizer_states" not in content:
             raise ValueError(f"{found} has weights alone: it can be used and extended, but training cannot go on")
         self._checkpoint_step = int(content["global_step"])
         return str(found)
+
+    def _dumped(self) -> str:
+        return str(self._parser("fit").dump(self.settings, skip_none=False))
 
     def _is_of_this_experiment(self, run: RunFolder) -> bool:
         parent: Path = Path(self.settings.runs) / self.settings.name
@@ -135,7 +139,9 @@ class TrainingCLI(ExperimentCLI):
         settings = self._get(self.config_init, "trainer")
         callbacks = _as_list(settings.callbacks)
         own: list[Callback] = [RandomState(), DataWait()]
-        wants_bar: bool | None = settings.enable_progress_bar
+        wants_bar: bool | None = False if is_quiet() else settings.enable_progress_bar
+        if is_quiet():
+            kwargs["enable_progress_bar"] = False
         if wants_bar is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
             kwargs["enable_progress_bar"] = has_bar = wants_bar or is_terminal()
             own.append(EpochBar() if has_bar else EpochLines())
@@ -146,7 +152,16 @@ class TrainingCLI(ExperimentCLI):
             own += [SaveLast(self.run_folder.checkpoint("last")), MissedValidation()]
             if settings.enable_checkpointing is not False and not any(map(keeps_newest, callbacks)):
                 own.append(ModelCheckpoint(filename="last", enable_version_counter=False))
-            kwargs["logger"] = self._loggers(_as_list(settings.logger))
+            if self.settings.observe:
+                own += observers(self.run_folder.path, first_step=self._checkpoint_step)
+            kwargs["logger"] = loggers(
+                _as_list(settings.logger),
+                self.run_folder,
+                name=self.settings.name,
+                first_step=self._checkpoint_step,
+                track=self.settings.track,
+                about={**yaml.safe_load(self._dumped()), "environment": environment()},
+            )
         else:
             callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
             kwargs["logger"] = False
@@ -171,23 +186,9 @@ class TrainingCLI(ExperimentCLI):
             self._new_folder.begin_with(Path(self.settings.ckpt_path))
         return self._new_folder
 
-    def _loggers(self, given: list[Any]) -> list[Logger]:
-        assert self.run_folder is not None
-        loggers: list[Logger] = [RunLogger(self.run_folder, first_step=self._checkpoint_step)]
-        for logger in given:
-            if isinstance(logger, WandbLogger):
-                name = f"{self.settings.name}-{self.run_folder.path.name}"
-                logger._save_dir = str(self.run_folder.path)
-                logger._wandb_init.pop("anonymous", None)  # wandb warns of it; Lightning passes it always
-                logger._wandb_init.update(dir=str(self.run_folder.path))
-                logger._name = logger._wandb_init["name"] = logger._wandb_init.get("name") or name
-            if isinstance(logger, Logger):
-                loggers.append(logger)
-        return loggers
-
     def fit(self, **kwargs: Any) -> None:
         """Fit; then measure the best checkpoint on the validation and the test split, and write it down."""
-        clock = Clock(lambda: self.model.seconds_encoding)
+        clock = Clock(lambda: sum(one.seconds for one in self.model.encoded))
         self.trainer.callbacks.append(clock)  # type: ignore[attr-defined]
         for callback in self.trainer.early_stopping_callbacks:
             if callback.monitor.startswith("val/") and self.datamodule.rows("val") is None:
@@ -200,7 +201,7 @@ class TrainingCLI(ExperimentCLI):
             else:  # what it began with stays until the checkpoint is found to go with what is given now
                 save = LambdaCallback(on_train_start=lambda *_: self._save_config())
                 self.trainer.callbacks.append(save)  # type: ignore[attr-defined]
-            print(f"run: {self.run_folder.path}", flush=True)
+            say(f"run: {self.run_folder.path}")
         self.trainer.fit(**{**kwargs, "weights_only": True})
         if self.is_trial or self.run_folder is None:
             return
@@ -230,7 +231,8 @@ class TrainingCLI(ExperimentCLI):
         self.figures = figures
         path = self.run_folder.write("metrics.json", figures)
         print_figures(figures, {"checkpoints": path.parent / "checkpoints", "figures": path})
-        print(f"page: crossmodal report {path.parent}", flush=True)
+        say(f"page: crossmodal report {path.parent}")
+        finish(self.trainer.loggers)
 
     def _measure(self, split: str, checkpoint: str | None) -> dict[str, float]:
         evaluate = self.trainer.validate if split == "val" else self.trainer.test

@@ -43,6 +43,11 @@ class TokenFusion(Fusion):
             modality: self.added_D[modality] for modality in self.joined
         }
 
+    def owners(self, tokens: dict[str, ExpertTokens]) -> list[str]:
+        """Return which modality each of the N tokens is of, and `nothing` for the null token."""
+        there = [name for name in self._embeddings() if name in tokens]
+        return [name for name in there for _ in range(tokens[name].tokens_BND.shape[1])] + ["nothing"]
+
     def all_tokens(self, tokens: dict[str, ExpertTokens]) -> tuple[Tensor, Tensor]:
         """Return the tokens (B, N, D), zeros where there are none, and their mask (B, N); the null token is last."""
         embeddings = {name: embedding_D for name, embedding_D in self._embeddings().items() if name in tokens}

@@ -12,17 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crossmodal.calibration import reliability
 from crossmodal.heads import ClassificationHead
 from crossmodal.report.comparison import Interval, bootstrap
 from crossmodal.report.contributions import interactions, shapley, under_absence
 from crossmodal.report.evaluation import NOISE, NOISY_ROWS, Evaluation, Opened, TaskEvaluation
 from crossmodal.report.page import Section, ShownRow
-from crossmodal.report.plots import Plot, heat_map, intervals, lines, reliability, shown
+from crossmodal.report.plots import Plot, diagonal, heat_map, intervals, lines, shown
 from crossmodal.shown_inputs import shown as shown_input
 from datamodules.checking import in_words, read_sample
 
 SHOWN = 6  # rows of each kind
-BINS = 10
 MOST_CLASSES = 40  # of a confusion matrix
 ABSENCE = (0.0, 0.25, 0.5, 0.75, 1.0)
 ABSENCE_NOTE = "In the mean over rows, of which this share lacks the input. It follows from the subsets above."
@@ -158,16 +158,12 @@ def _confusion(evaluation: Evaluation, task: str, one: TaskEvaluation) -> Plot:
 
 
 def _reliability(evaluation: Evaluation, task: str, one: TaskEvaluation) -> Plot:
-    confidence_R, right_R = one.activated_RC.max(1).values, one.score_R
-    order = confidence_R.argsort()
-    parts = [part for part in order.chunk(min(BINS, len(order))) if len(part)]
-    means = [(float(confidence_R[part].mean()), float(right_R[part].mean()), len(part)) for part in parts]
-    error = sum(abs(sure - right) * rows for sure, right, rows in means) / len(order)
-    return reliability(
+    curve = reliability(one.activated_RC.max(1).values, one.score_R)
+    return diagonal(
         _title(evaluation, task, "Calibration"),
-        [sure for sure, _, _ in means],
-        [right for _, right, _ in means],
-        note=f"Expected calibration error {shown(error)}, over {len(means)} bins of as many rows each.",
+        curve.confidence,
+        curve.accuracy,
+        note=f"Expected calibration error {shown(curve.error)}, over {len(curve.rows)} bins of as many rows each.",
     )
 
 

@@ -5,21 +5,17 @@ Legend: M modalities, R rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crossmodal.subsets import subsets
+
 # by the modalities that rows are answered by, what an answer is worth, of each row or in all
 Worth = Mapping[frozenset[str], NDArray[np.float64]]
-
-
-def subsets(modalities: Sequence[str]) -> Iterator[frozenset[str]]:
-    """Yield all 2^M subsets, small ones first."""
-    for size in range(len(modalities) + 1):
-        yield from map(frozenset, combinations(modalities, size))
 
 
 def shapley(worth: Worth, modalities: Sequence[str]) -> dict[str, NDArray[np.float64]]:

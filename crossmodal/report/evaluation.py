@@ -21,9 +21,9 @@ from crossmodal.heads import Head
 from crossmodal.mixture import Answers
 from crossmodal.model import CrossModalModel
 from crossmodal.module import CrossModalModule
-from crossmodal.report.contributions import subsets
 from crossmodal.reports import Prediction, report
 from crossmodal.run_folder import RunFolder
+from crossmodal.subsets import few_subsets
 from datamodules.batch import PairedBatch
 from datamodules.paired import PairedDataModule, Split
 from experts.base import ExpertTokens
@@ -204,20 +204,15 @@ def evaluate(opened: Opened, split: Split, *, rows: int) -> Evaluation:
     return collected.evaluation(split)
 
 
-def _asked_by(modalities: Sequence[str]) -> list[frozenset[str]]:
-    """Return the subsets that rows are answered by: all; of many modalities all, each alone, and all but each."""
-    if len(modalities) <= MOST_MODALITIES:
-        return [*subsets(modalities)]
-    everything = frozenset(modalities)
-    return [everything, *(frozenset({one}) for one in modalities), *(everything - {one} for one in modalities)]
-
-
 class _Collected:
     """What is said of batch after batch."""
 
     def __init__(self, names: Mapping[str, list[str]], heads: Mapping[str, Head], modalities: Sequence[str]) -> None:
         self.names, self.heads = dict(names), dict(heads)
-        self.modalities, self.subsets = list(modalities), _asked_by(modalities)
+        self.modalities, self.subsets = (
+            list(modalities),
+            [frozenset[str](), *few_subsets(modalities, few=MOST_MODALITIES)],
+        )
         self.by_subset: dict[str, dict[frozenset[str], list[Tensor]]] = {task: {} for task in heads}
         self.ids: list[str] = []
         self.outputs: dict[str, list[Tensor]] = {task: [] for task in heads}

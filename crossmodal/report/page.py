@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from crossmodal.report.plots import CONFIG, SCHEMA, Plot
+from crossmodal.run_folder import known
 
 # header and rows, beneath a title or none
 Table = tuple[str, list[str], list[list[str]]]
@@ -110,4 +111,4 @@ def render(page: Page, script: str) -> str:
 
 
 def _json(value: Any) -> Markup:
-    return Markup(json.dumps(value).replace("<", "\\u003c"))
+    return Markup(json.dumps(known(value), allow_nan=False).replace("<", "\\u003c"))

@@ -246,7 +246,7 @@ def heat_map(
     return Plot(title, alt, spec, [f"{row_title} \\ {column_title}", *columns], table, note)
 
 
-def reliability(title: str, confidence: Sequence[float], accuracy: Sequence[float], *, note: str = "") -> Plot:
+def diagonal(title: str, confidence: Sequence[float], accuracy: Sequence[float], *, note: str = "") -> Plot:
     """Draw how often answers of some confidence are right, beside the diagonal of who is as sure as right."""
     data = [{"confidence": a, "right": b} for a, b in zip(confidence, accuracy, strict=True)]
     low = min([*confidence, *accuracy, 1.0])

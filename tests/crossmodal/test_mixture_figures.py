@@ -27,6 +27,9 @@ def test_means_over_the_rows_that_have_the_expert() -> None:
         assert found[f"alone/{name}"] == pytest.approx(float(right_BM[has_B, number].float().mean()))
         assert found[f"share/{name}"] == pytest.approx(float(whole.shares_BE[has_B, number].mean()))
         assert found[f"weight/{name}"] == pytest.approx(float(whole.weights_BM[:, number].mean()))
+        assert found[f"load/{name}"] == pytest.approx(float((whole.weights_BM.argmax(1) == number).float().mean()))
+    entropy_B = -(whole.weights_BM * whole.weights_BM.clamp_min(1e-30).log()).sum(1)
+    assert found["weight_entropy"] == pytest.approx(float(entropy_B.mean()), abs=1e-6)
     assert found["alone/fusion"] == pytest.approx(float(right_BM[:, 2].float().mean()))
     assert found["disagreement"] == pytest.approx(float(whole.disagreement["answer"].mean()))
     assert figures.figures() == {}
@@ -39,7 +42,8 @@ def test_without_targets_nobody_is_right() -> None:
     figures = MixtureFigures()
     figures.measure(answers, dict(model.heads.items()), {}, {"answer": "answer/"})  # type: ignore[arg-type]
     assert set(figures.figures()) == {
-        *(f"weight/{name}" for name in ("sees", "guesses", "fusion")),
+        *(f"{figure}/{name}" for figure in ("weight", "load") for name in ("sees", "guesses", "fusion")),
+        "weight_entropy",
         *(f"share/{name}" for name in ("sees", "guesses")),
         "answer/disagreement",
     }

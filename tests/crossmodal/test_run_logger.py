@@ -3,6 +3,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pytest
+
+from crossmodal import run_logger
 from crossmodal.run_folder import RunFolder
 from crossmodal.run_logger import RunLogger
 
@@ -51,3 +54,32 @@ def test_killed_as_soon_as_it_goes_on_no_row_is_lost(tmp_path: Path) -> None:
     logger = RunLogger(run, first_step=5)
     logger.log_metrics({"train/loss": 5.005}, step=5)  # and killed before it is saved
     assert [row["step"] for row in rows(run)][:5] == ["0", "1", "2", "3", "4"]
+
+
+def test_what_is_logged_is_in_the_file_within_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.new(tmp_path, "dots")
+    logger = RunLogger(run)
+    now = 100.0
+    monkeypatch.setattr(run_logger.time, "monotonic", lambda: now)
+    logger.log_metrics({"train/loss": 0.0}, step=0)
+    assert len(rows(run)) == 1
+    now = 100.5
+    logger.log_metrics({"train/loss": 1.0}, step=1)
+    assert len(rows(run)) == 1
+    now = 101.0
+    logger.log_metrics({"train/loss": 2.0}, step=2)
+    assert [row["step"] for row in rows(run)] == ["0", "1", "2"]
+
+
+def test_killed_while_a_column_is_added_no_row_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.new(tmp_path, "dots")
+    log(run, range(8))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    logger = RunLogger(run, first_step=99)
+    with pytest.raises(KeyboardInterrupt):
+        logger.log_metrics({"val/loss": 1.0}, step=8)
+    assert [row["step"] for row in rows(run)] == [str(step) for step in range(8)]

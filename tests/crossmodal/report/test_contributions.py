@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossmodal.report.contributions import Worth, interactions, shapley, subsets, under_absence
+from crossmodal.report.contributions import Worth, interactions, shapley, under_absence
+from crossmodal.subsets import subsets
 
 NAMES = ("a", "b", "c", "d")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import vl_convert
 
-from crossmodal.report.plots import CONFIG, SCHEMA, Plot, curves, heat_map, intervals, lines, reliability, shown
+from crossmodal.report.plots import CONFIG, SCHEMA, Plot, curves, diagonal, heat_map, intervals, lines, shown
 
 HISTORY = {"train/loss": [(0, 2.0), (10, 1.0), (20, 0.5)], "val/loss": [(10, 1.5), (20, 0.75)]}
 
@@ -80,7 +80,7 @@ def test_a_heat_map_of_zeros_and_one_of_nothing_can_be_drawn() -> None:
 
 
 def test_reliability() -> None:
-    plot = reliability("Calibration", [0.5, 0.9], [0.4, 1.0])
+    plot = diagonal("Calibration", [0.5, 0.9], [0.4, 1.0])
     assert {"confidence", "share that is right"} <= texts(drawn(plot))
     assert plot.alt == "Share of answers that are right, by confidence: 0.4 at 0.5; 1 at 0.9."
 

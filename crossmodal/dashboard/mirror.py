@@ -1,0 +1,206 @@
+"""Shows runs in trackio: their files are the truth, and what trackio has is made from them, over and over."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+from PIL import Image as Picture
+from trackio import Audio, Image, Table
+from trackio.sqlite_storage import SQLiteStorage
+
+from crossmodal.check.charts import DAY
+from crossmodal.dashboard.runs import FoundRun, look_at, run_folders
+from crossmodal.media import read_media
+from crossmodal.report.plots import CONFIG, SCHEMA, Plot, diagonal, heat_map
+
+MOST_MEDIA = 8  # of a name and run, the newest
+
+
+class Mirror:
+    """The runs of a folder, as trackio shows them.
+
+    Args:
+        runs: The folder of all runs.
+        project: What trackio calls it.
+    """
+
+    def __init__(self, runs: Path, project: str) -> None:
+        self.runs = runs
+        self.project = project
+        self._seen: dict[Path, object] = {}
+        self._rows: dict[Path, list[tuple[int, dict[str, float]]]] = {}
+        self._media: dict[Path, set[tuple[str, int]]] = {}
+
+    def update(self) -> Iterator[FoundRun]:
+        """Bring what has changed over, the newest runs first, media last; yield each run, and again for each medium.
+
+        Who takes no more is left with what was brought until then.
+        """
+        changed = []
+        there = run_folders(self.runs)
+        for _, path in there:
+            state = _state(path)
+            if self._seen.get(path) != state:
+                run = look_at(path, self.runs)
+                self._bring_figures(run)
+                self._seen[path] = state
+                changed.append(run)
+                yield run
+        for run in changed:
+            for _ in self._bring_media(run):
+                yield run
+        for path in self._seen.keys() - {path for _, path in there}:  # it was deleted
+            SQLiteStorage.delete_run(self.project, name := str(path.relative_to(self.runs)), run_id=name)
+            del self._seen[path]
+
+    def _bring_figures(self, run: FoundRun) -> None:
+        rows = list(_rows(run.path / "metrics.csv"))
+        before = self._rows.get(run.path, [])
+        if rows[: len(before)] != before:  # it went on from a checkpoint, and wrote rows again
+            SQLiteStorage.delete_run(self.project, run.title, run_id=run.name)
+            self._media.pop(run.path, None)
+            before = []
+        new = rows[len(before) :] or ([] if before else [(0, {})])
+        SQLiteStorage.bulk_log(
+            self.project,
+            run.title,
+            [figures for _, figures in new] or [{}],
+            steps=[step for step, _ in new] or [rows[-1][0]],
+            config=_config(run),
+            log_ids=[f"{run.name}:{len(before) + number}" for number in range(len(new))] or [f"{run.name}:0"],
+            run_id=run.name,
+        )
+        self._rows[run.path] = rows
+        count = len(run.faults)
+        SQLiteStorage.bulk_alert(
+            self.project,
+            run.title,
+            titles=[f"{run.name}: {fault}" for fault in run.faults],
+            texts=[*run.faults],
+            levels=["warn"] * count,
+            steps=[None] * count,
+            alert_ids=[f"{run.name}: {fault}" for fault in run.faults],
+            run_id=run.name,
+        )
+
+    def _bring_media(self, run: FoundRun) -> Iterator[None]:
+        by_name: dict[str, list[dict[str, Any]]] = {}
+        for line in read_media(run.path):
+            by_name.setdefault(line["name"], []).append(line)
+        known = self._media.setdefault(run.path, set())
+        for name, lines in by_name.items():
+            for line in lines[-MOST_MEDIA:]:
+                if (name, line["step"]) not in known:
+                    known.add((name, line["step"]))
+                    self._bring(run, line)
+                    yield
+
+    def _bring(self, run: FoundRun, line: dict[str, Any]) -> None:
+        name, step = line["name"], line["step"]
+        try:
+            shown = self._shown(run, line)
+        except (OSError, KeyError, TypeError, ValueError) as error:  # a file that is gone, or a line of another release
+            shown = {f"{name} cannot be shown": f"{type(error).__name__}: {error}"}
+        SQLiteStorage.bulk_log(
+            self.project, run.title, [shown], steps=[step], log_ids=[f"{run.name}:{name}:{step}"], run_id=run.name
+        )
+
+    def _shown(self, run: FoundRun, line: dict[str, Any]) -> dict[str, Any]:
+        name, step = line["name"], line["step"]
+        if line["kind"] == "examples":
+            return self._examples(run, line)
+        picture = Image(_png(_plot(line)))
+        picture._save(self.project, run.title, step)
+        return {name: picture._to_dict()}
+
+    def _examples(self, run: FoundRun, line: dict[str, Any]) -> dict[str, Any]:
+        rows: list[dict[str, Any]] = []
+        sounds: dict[str, Path] = {}
+        for row in line["rows"]:
+            cells: dict[str, Any] = {}
+            for modality, kept in row["inputs"].items():
+                if kept["kind"] == "image":
+                    cells[modality] = Image(str(run.path / kept["file"]))
+                elif kept["kind"] == "audio":
+                    cells[modality] = f"{kept['seconds']:.1f} s, below"
+                    sounds.setdefault(f"{line['name']}/{modality}/{row['id']}", run.path / kept["file"])
+                else:
+                    cells[modality] = kept.get("text") or (json.dumps(kept["cells"]) if "cells" in kept else "")
+            told = {f"by {name}": said for name, said in row["experts"].items()}
+            apart = {} if row["disagreement"] is None else {"disagreement": round(row["disagreement"], 3)}
+            rows.append(
+                {"row": row["id"], **cells, "target": row["target"], "prediction": row["prediction"], **told, **apart}
+            )
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        table = Table(columns=columns, data=[[row.get(key) for key in columns] for row in rows])
+        found = {line["name"]: table._to_dict(self.project, run.title, line["step"])}
+        for name, path in list(sounds.items())[:2]:
+            sound = Audio(str(path), caption=name)
+            sound._save(self.project, run.title, line["step"])
+            found[name] = sound._to_dict()
+        return found
+
+
+def _state(path: Path) -> object:
+    """Return what differs when a run's files do."""
+    found: list[object] = []
+    for name in ("metrics.csv", "media.jsonl", "config.yaml", "metrics.json"):
+        try:
+            told = (path / name).stat()
+            found.append((told.st_mtime_ns, told.st_size))
+        except OSError:
+            found.append(None)
+    return tuple(found)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yield each row's step and figures; a last row that is not written to its end is left out."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    whole = text[: text.rfind("\n") + 1].replace("\0", "")
+    for row in csv.DictReader(whole.splitlines()):
+        found = {}
+        for name, cell in row.items():
+            try:
+                value = float(cell)
+            except (TypeError, ValueError):
+                continue
+            if isinstance(name, str) and math.isfinite(value):
+                found[name] = value
+        step = found.pop("step", None)
+        if step is not None:
+            found.pop("epoch", None)
+            yield int(step), found
+
+
+def _config(run: FoundRun) -> dict[str, Any]:
+    created = datetime.fromtimestamp(run.changed, UTC).isoformat()
+    figures = {f"final {name}": value for name, value in run.figures.items()}
+    fault = {"fault": "; ".join(run.faults)} if run.faults else {}
+    group = run.name.rpartition("/")[0] or run.name
+    return {"status": run.status, **fault, **figures, **run.config, "_Created": created, "_Group": group}
+
+
+def _plot(line: dict[str, Any]) -> Plot:
+    if line["kind"] == "curve":
+        return diagonal(line["name"], line["x"], line["y"])
+    titles = {"row_title": line["row_title"], "column_title": line["column_title"]}
+    return heat_map(line["name"], line["values"], rows=line["rows"], columns=line["columns"], **titles)
+
+
+def _png(plot: Plot) -> Any:
+    spec = json.dumps({"$schema": SCHEMA, **plot.spec, "config": CONFIG, "width": 380, "background": "white"})
+    for name, colour in {"quiet": DAY["quiet"], "text": DAY["text"], "card": "#fff", "line": "#dcdfe4"}.items():
+        spec = spec.replace(f"var(--{name})", colour)
+    spec = spec.replace("var(--c0)", DAY["c0"])
+    return Picture.open(io.BytesIO(vl_convert.vegalite_to_png(spec, scale=1.5)))

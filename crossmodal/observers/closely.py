@@ -1,0 +1,221 @@
+"""A closer look at some validation rows, now and then: by subsets of the modalities, in directions, and at examples.
+
+Legend: B rows, D width, L slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from crossmodal.fusion import WorkspaceFusion
+from crossmodal.media import MediaLog
+from crossmodal.module import CrossModalModule
+from crossmodal.observers.logging import add_media, is_look, log
+from crossmodal.observers.workspace import Writing, effective_rank
+from crossmodal.reports import report
+from crossmodal.subsets import few_subsets
+from datamodules.batch import PairedBatch
+from datamodules.checking import in_words, read_sample
+from datamodules.paired import PairedDataModule
+
+ROWS = 256  # that are looked at, or of a small training split a share, so that a look costs little beside an epoch
+SHARE = 1 / 8
+LEAST_ROWS = 32
+EXAMPLES = 8
+
+
+class LookClosely(Callback):
+    """Logs, after the first validation, the second, the fourth, the eighth and so on, and the last, what costs more.
+
+    That is the score by subsets of the modalities, effective ranks, which modality writes to which slot of the
+    workspace, and examples with all that was said of them.
+
+    Args:
+        media: Where pictures go.
+    """
+
+    def __init__(self, media: MediaLog) -> None:
+        self._media = media
+        self._validations = 0
+        self._is_now = False
+        self._rows: list[PairedBatch] = []
+        self._passed = 0  # rows of this validation
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many validations there were."""
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Count on from there."""
+        self._validations = state_dict["validations"]
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew; look at it, if it is time to."""
+        self._rows, self._passed = [], 0
+        self._is_now = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if self._is_now:
+            self._validations += 1
+            is_last = trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
+            self._is_now = is_look(self._validations) or is_last
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep some rows, from all over the split."""
+        assert isinstance(pl_module, CrossModalModule)
+        if not self._is_now or outputs is None:
+            return
+        given: PairedBatch = outputs["batch"]
+        if outputs["choice"] is None:
+            known = replace(given, inputs={**given.inputs, **outputs["tokens"]})
+        else:
+            known = outputs["choice"].whole  # a subset may choose what all together did not
+        every = self._every(trainer)
+        begin = -self._passed % every
+        self._passed += len(known)
+        if begin < len(known):
+            kept = known.take(torch.arange(begin, len(known), every))
+            self._rows.append(replace(kept, inputs={**kept.inputs, **pl_module.model.encode(kept)}))
+
+    @staticmethod
+    def _every(trainer: Trainer) -> int:
+        """Return of how many validation rows one is kept."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, PairedDataModule):
+            return 1
+        train, val = (len(rows) if (rows := data.rows(split)) is not None else 0 for split in ("train", "val"))
+        wanted = min(ROWS, max(LEAST_ROWS, int(SHARE * train)))
+        return max(1, -(-val // wanted))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look, and log it."""
+        assert isinstance(pl_module, CrossModalModule)
+        if not self._is_now or not self._rows:
+            return
+        figures = _ranks_of_experts(self._rows)
+        if pl_module.model.fusion is not None:
+            figures |= _by_subsets(pl_module, self._rows)
+            figures |= self._look_at_workspace(trainer, pl_module)
+            self._show_examples(trainer, pl_module)
+        log(trainer, {f"val/{name}": value for name, value in figures.items()})
+        self._rows = []
+
+    def _look_at_workspace(self, trainer: Trainer, module: CrossModalModule) -> dict[str, float]:
+        fusion, model = module.model.fusion, module.model
+        if not isinstance(fusion, WorkspaceFusion):
+            pooled_RD = torch.cat([model.workspace(rows).mean(1) for rows in self._rows])
+            return {"rank/workspace": effective_rank(pooled_RD)}
+        writing = Writing(fusion)
+        with writing.watched():
+            pooled_RD = torch.cat([model.workspace(rows).mean(1) for rows in self._rows])
+        names, modalities, values = writing.matrix()
+        add_media(
+            *(trainer, self._media, "val/workspace", "matrix"),
+            rows=names,
+            columns=modalities,
+            values=values,
+            row_title="slot",
+            column_title="modality",
+        )
+        return {"rank/workspace": effective_rank(pooled_RD)}
+
+    def _show_examples(self, trainer: Trainer, module: CrossModalModule) -> None:
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, PairedDataModule):
+            return
+        rows = []
+        for batch, numbers in _various(self._rows, dict(module.heads)):
+            rows += self._examples(module, data, batch.take(torch.tensor(numbers)))
+        if rows:
+            add_media(trainer, self._media, "val/examples", "examples", rows=rows)
+
+    def _examples(self, module: CrossModalModule, data: PairedDataModule, few: PairedBatch) -> list[dict[str, Any]]:
+        heads = dict(module.heads)
+        tokens, given, _ = module.model.observe(few)
+        outputs, answers = module.model.answer(tokens, given)
+        rows = []
+        for task, said in report(heads, module.outputs, outputs, answers).items():
+            if task not in few.targets:
+                continue
+            head = heads[task]
+            activated = head.activate(outputs[task])
+            confidence_B, _ = head.opinions().certainty(activated)
+            right_B = head.opinions().right(activated, few.targets[task])
+            for number, name in enumerate(few.ids):
+                members = {member: of[number] for member, of in said["members"].items() if of[number] is not None}
+                rows.append(
+                    {
+                        "id": name,
+                        "inputs": self._inputs(data, name),
+                        "task": task,
+                        "target": in_words(few.targets[task][number].cpu().numpy(), module.outputs[task]),
+                        "prediction": str(said["prediction"][number]),
+                        "right": bool(right_B[number] == 1) if head.opinions().higher_is_better else None,
+                        "confidence": float(confidence_B[number]),
+                        "experts": {member: str(one) for member, one in members.items()},
+                        "disagreement": None if answers is None else float(answers.disagreement[task][number]),
+                    }
+                )
+        return rows
+
+    def _inputs(self, data: PairedDataModule, name: str) -> dict[str, Any]:
+        rows = data.rows("val")
+        assert rows is not None
+        place = next((number for number in range(len(rows)) if rows.ids[number] == name), None)
+        sample = None if place is None else read_sample(rows, place, list(data.base_transforms), data.outputs)
+        return {} if sample is None else {key: self._media.keep(raw) for key, raw in sample.inputs.items()}
+
+
+def _various(batches: list[PairedBatch], heads: Mapping[str, object]) -> Iterator[tuple[PairedBatch, list[int]]]:
+    """Yield batches, each with the numbers of rows that are shown: the first of each target of a task, then others."""
+    task = next((task for task in heads if any(task in batch.targets for batch in batches)), None)
+    places = [(place, number) for place, batch in enumerate(batches) for number in range(len(batch))]
+    firsts: dict[str, tuple[int, int]] = {}
+    for place, number in places:
+        if task in batches[place].targets:
+            firsts.setdefault(str(batches[place].targets[task][number].tolist()), (place, number))
+    chosen = [*firsts.values()][:EXAMPLES]
+    chosen += [one for one in places if one not in chosen][: EXAMPLES - len(chosen)]
+    for place, batch in enumerate(batches):
+        if numbers := [number for of, number in chosen if of == place]:
+            yield batch, numbers
+
+
+def _ranks_of_experts(batches: list[PairedBatch]) -> dict[str, float]:
+    pooled: dict[str, list[Tensor]] = {}
+    for batch in batches:
+        for name, tokens in batch.inputs.items():
+            pooled.setdefault(name, []).append(tokens.mean().float())
+    return {f"rank/{name}": effective_rank(torch.cat(of)) for name, of in pooled.items()}
+
+
+def _by_subsets(module: CrossModalModule, batches: list[PairedBatch]) -> dict[str, float]:
+    """Return the score of each task by subsets of the modalities alone."""
+    model, heads = module.model, dict(module.heads)
+    modalities = list(model.experts)
+    found = {}
+    for subset in few_subsets(modalities):
+        scores: dict[str, list[Tensor]] = {}
+        for batch in batches:
+            tokens, given, _ = model.observe(batch.without(*(name for name in modalities if name not in subset)))
+            for task, outputs_BC in model.predict(tokens, given).items():
+                if task in batch.targets:
+                    opinions, head = heads[task].opinions(), heads[task]
+                    scores.setdefault(task, []).append(opinions.scores(head.activate(outputs_BC), batch.targets[task]))
+        named = "+".join(name for name in modalities if name in subset)
+        for task, of in scores.items():
+            figure = f"{module.prefixes[task]}{heads[task].opinions().score}"
+            found[f"{figure}/by/{named}"] = float(torch.cat(of).mean())
+    return found

@@ -1,0 +1,176 @@
+"""What trackio is given of runs: read back from its own store."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.crossmodal.dashboard.runs import write_damaged, write_run
+
+pytest.importorskip("trackio")
+
+from crossmodal.dashboard.mirror import Mirror
+from crossmodal.dashboard.runs import look_at, run_folders
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trackio import sqlite_storage, utils
+    from trackio.media import media
+    from trackio.media import utils as media_utils
+
+    store = tmp_path / "store"
+    store.mkdir()
+    for module in (sqlite_storage, utils):
+        monkeypatch.setattr(module, "TRACKIO_DIR", store)
+    for module in (sqlite_storage, utils, media, media_utils):
+        if hasattr(module, "MEDIA_DIR"):
+            monkeypatch.setattr(module, "MEDIA_DIR", store / "media")
+
+
+def logs(name: str) -> list[dict[str, Any]]:
+    from trackio.sqlite_storage import SQLiteStorage
+
+    return list(SQLiteStorage.get_logs("runs", name))
+
+
+def config(name: str) -> dict[str, Any]:
+    from trackio.sqlite_storage import SQLiteStorage
+
+    return SQLiteStorage.get_run_config("runs", name) or {}
+
+
+def curve(name: str, figure: str) -> list[tuple[int, float]]:
+    return [(row["step"], row[figure]) for row in logs(name) if row.get(figure) is not None]
+
+
+def test_figures_settings_and_status(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_run(runs / "dots/0")
+    write_run(runs / "study/dots/3", finished=False)
+    found = {run.name: run for run in Mirror(runs, "runs").update()}
+    assert {name: run.status for name, run in found.items()} == {"dots/0": "finished", "study/dots/3": "stopped"}
+    assert curve("dots/0", "train/loss") == [(step, pytest.approx(1 / (1 + step))) for step in range(20)]
+    assert [step for step, _ in curve("dots/0", "val/accuracy")] == [0, 5, 10, 15]
+    assert config("dots/0")["model.fusion.class_path"] == "WorkspaceFusion"
+    assert config("dots/0")["final test/accuracy"] == 0.75
+    assert config("study/dots/3")["_Group"] == "study/dots"
+
+
+def test_what_is_added_is_brought_once_and_what_is_written_again_replaces(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    path = write_run(runs / "dots/0", steps=10, finished=False)
+    mirror = Mirror(runs, "runs")
+    assert len(list(mirror.update())) == 1
+    assert list(mirror.update()) == []
+    with (path / "metrics.csv").open("a") as file:
+        file.write("1,10,0.5,\n1,11,0.2")  # the last is being written
+    list(mirror.update())
+    assert curve("dots/0", "train/loss")[9:] == [(9, pytest.approx(0.1)), (10, 0.5)]
+    lines = (path / "metrics.csv").read_text().splitlines()
+    (path / "metrics.csv").write_text("\n".join([*lines[:6], "0,5,7.0,", ""]))  # it went on from step 5
+    list(mirror.update())
+    assert [step for step, _ in curve("dots/0", "train/loss")] == [0, 1, 2, 3, 4, 5]
+    assert curve("dots/0", "train/loss")[-1] == (5, 7.0)
+
+
+def test_pictures_tables_and_sounds(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    path = write_run(runs / "dots/0", media=True)
+    mirror = Mirror(runs, "runs")
+    list(mirror.update())
+    shown = {name: value for row in logs("dots/0") for name, value in row.items() if isinstance(value, dict)}
+    assert {name: value["_type"] for name, value in shown.items()} == {
+        "val/confusion": "trackio.image",
+        "val/calibration": "trackio.image",
+        "val/examples": "trackio.table",
+        "val/examples/speech/val/1": "trackio.audio",
+    }
+    (row,) = shown["val/examples"]["_value"]
+    assert (row["target"], row["prediction"], row["by image"], row["disagreement"]) == ("yes", "no", "yes", 0.25)
+    for image in (path / "media").glob("*.png"):
+        image.unlink()
+    (path / "media.jsonl").write_text((path / "media.jsonl").read_text().replace('"step": 5', '"step": 6'))
+    list(mirror.update())
+    assert any("cannot be shown" in name for row in logs("dots/0") for name in row)
+
+
+def test_damaged_runs_are_listed_with_their_fault_and_break_nothing(tmp_path: Path) -> None:
+    from trackio.sqlite_storage import SQLiteStorage
+
+    runs = tmp_path / "runs"
+    write_run(runs / "dots/0")
+    names = write_damaged(runs)
+    found = {run.name: run for run in Mirror(runs, "runs").update()}
+    assert found.keys() == {"dots/0", *names}
+    for name in names:
+        assert found[name].status == "damaged"
+        assert all("\n" not in fault for fault in found[name].faults)
+        assert config(f"{name} (damaged)")["fault"]
+    assert "config.yaml" in found["yaml/0"].faults[0]
+    assert "metrics.json cannot be read" in found["json/0"].faults[0]
+    assert len(curve("json/0 (damaged)", "train/loss")) == 20
+    assert len(SQLiteStorage.get_alerts("runs")) >= len(names)
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read all")
+def test_a_folder_that_may_not_be_read_is_listed(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "runs/dots/0")
+    path.chmod(0)
+    try:
+        assert look_at(path, tmp_path / "runs").status == "damaged"
+    finally:
+        path.chmod(0o755)
+
+
+def test_a_run_that_trains_is_told_by_its_lock(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "runs/dots/0", finished=False)
+    history = (path / "metrics.csv").read_bytes()
+    (path / "metrics.csv").unlink()  # nothing is logged yet
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True)"
+    hold += "; input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(path / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        found = look_at(path, tmp_path / "runs")
+        assert (found.status, found.faults) == ("training", [])
+        holder.communicate("\n")
+    assert look_at(path, tmp_path / "runs").status == "damaged"
+    (path / "metrics.csv").write_bytes(history)
+    assert look_at(path, tmp_path / "runs").status == "stopped"
+    with (path / ".lock").open("w") as file:  # to ask has left nothing behind
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_the_newest_come_first_and_other_folders_are_no_runs(tmp_path: Path) -> None:
+    for number in range(3):
+        path = write_run(tmp_path / f"dots/{number}", media=True)
+        for file in path.iterdir():
+            os.utime(file, (1000 + number, 1000 + number))
+    (tmp_path / "features/0").mkdir(parents=True)
+    (tmp_path / "dots/check").mkdir()
+    (tmp_path / "dots/check/check.json").write_text(json.dumps({}))
+    assert [path.name for _, path in run_folders(tmp_path)] == ["2", "1", "0"]
+
+
+def test_a_run_that_is_deleted_is_gone(tmp_path: Path) -> None:
+    from shutil import rmtree
+
+    runs = tmp_path / "runs"
+    write_run(runs / "dots/0")
+    write_run(runs / "dots/1")
+    mirror = Mirror(runs, "runs")
+    list(mirror.update())
+    rmtree(runs / "dots/0")
+    list(mirror.update())
+    assert logs("dots/0") == []
+    assert logs("dots/1")
