@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,7 +107,7 @@ class MediaLog:
 def read_media(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of a run; what was cut off or is no line of ours is left out."""
     path = folder / FILE
-    if not path.is_file():
+    if not os.path.isfile(path):  # also where the folder may not be read
         return
     with path.open(encoding="utf-8", errors="replace") as file:
         for text in file:

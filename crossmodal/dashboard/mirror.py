@@ -17,11 +17,13 @@ from trackio import Audio, Image, Table
 from trackio.sqlite_storage import SQLiteStorage
 
 from crossmodal.check.charts import DAY
-from crossmodal.dashboard.runs import FoundRun, look_at, run_folders
+from crossmodal.dashboard.runs import FoundRun, is_locked, look_at, run_folders
 from crossmodal.media import read_media
 from crossmodal.report.plots import CONFIG, SCHEMA, Plot, diagonal, heat_map
 
 MOST_MEDIA = 8  # of a name and run, the newest
+# what a file that is gone, damaged or of another release may lead to
+FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, csv.Error)
 
 
 class Mirror:
@@ -50,13 +52,19 @@ class Mirror:
             state = _state(path)
             if self._seen.get(path) != state:
                 run = look_at(path, self.runs)
-                self._bring_figures(run)
+                try:
+                    self._bring_figures(run)
+                except FAULTS as error:
+                    self._tell(run, [f"metrics.csv cannot be read: {error}"])
                 self._seen[path] = state
                 changed.append(run)
                 yield run
         for run in changed:
-            for _ in self._bring_media(run):
-                yield run
+            try:
+                for _ in self._bring_media(run):
+                    yield run
+            except FAULTS as error:
+                self._tell(run, [f"media.jsonl cannot be shown: {error}"])
         for path in self._seen.keys() - {path for _, path in there}:  # it was deleted
             SQLiteStorage.delete_run(self.project, name := str(path.relative_to(self.runs)), run_id=name)
             del self._seen[path]
@@ -79,15 +87,18 @@ class Mirror:
             run_id=run.name,
         )
         self._rows[run.path] = rows
-        count = len(run.faults)
+        self._tell(run, run.faults)
+
+    def _tell(self, run: FoundRun, faults: list[str]) -> None:
+        """Raise an alert for each fault; one that was told is not told again."""
         SQLiteStorage.bulk_alert(
             self.project,
             run.title,
-            titles=[f"{run.name}: {fault}" for fault in run.faults],
-            texts=[*run.faults],
-            levels=["warn"] * count,
-            steps=[None] * count,
-            alert_ids=[f"{run.name}: {fault}" for fault in run.faults],
+            titles=[f"{run.name}: {fault}" for fault in faults],
+            texts=[*faults],
+            levels=["warn"] * len(faults),
+            steps=[None] * len(faults),
+            alert_ids=[f"{run.name}: {fault}" for fault in faults],
             run_id=run.name,
         )
 
@@ -107,7 +118,7 @@ class Mirror:
         name, step = line["name"], line["step"]
         try:
             shown = self._shown(run, line)
-        except (OSError, KeyError, TypeError, ValueError) as error:  # a file that is gone, or a line of another release
+        except FAULTS as error:
             shown = {f"{name} cannot be shown": f"{type(error).__name__}: {error}"}
         SQLiteStorage.bulk_log(
             self.project, run.title, [shown], steps=[step], log_ids=[f"{run.name}:{name}:{step}"], run_id=run.name
@@ -151,7 +162,7 @@ class Mirror:
 
 def _state(path: Path) -> object:
     """Return what differs when a run's files do."""
-    found: list[object] = []
+    found: list[object] = [is_locked(path / ".lock")]  # a run that is killed changes no file
     for name in ("metrics.csv", "media.jsonl", "config.yaml", "metrics.json"):
         try:
             told = (path / name).stat()

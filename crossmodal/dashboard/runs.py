@@ -84,8 +84,8 @@ def look_at(path: Path, runs: Path) -> FoundRun:
     faults: list[str] = []
     config = _config(path, faults)
     figures = _figures(path, faults)
-    is_live = _is_locked(path / ".lock")
-    if not (faults or is_live or (path / "metrics.csv").is_file()):
+    is_live = is_locked(path / ".lock")
+    if not (faults or is_live or os.path.isfile(path / "metrics.csv")):
         faults.append("no metrics.csv: it took no step, or is no run")
     status = "training" if is_live else "damaged" if faults else "finished" if figures else "stopped"
     return FoundRun(path, str(path.relative_to(runs)), _changed(path), status, config, figures, faults)
@@ -107,7 +107,7 @@ def _figures(path: Path, faults: list[str]) -> dict[str, Any]:
         figures = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(figures, dict):
             raise ValueError("it is no object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         faults.append(f"{file} cannot be read: {_in_a_line(error)}")
         return {}
     return figures
@@ -128,7 +128,7 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Return whether a process trains here. To ask takes no lock, so that none that begins is kept out."""
     try:
         if not sys.platform.startswith("linux"):

@@ -120,6 +120,41 @@ def test_damaged_runs_are_listed_with_their_fault_and_break_nothing(tmp_path: Pa
     assert len(SQLiteStorage.get_alerts("runs")) >= len(names)
 
 
+def test_what_breaks_one_run_leaves_the_others(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    broken = write_run(runs / "broken/0")
+    (broken / "metrics.csv").write_text('step,a\n0,"' + "x" * 200_000 + "\n")  # beyond what a cell may have
+    (broken / "media.jsonl").write_text('{"step": 1, "name": ["x"], "kind": "curve"}\n')
+    odd = write_run(runs / "odd/0")
+    row = {"id": "1", "inputs": [1], "experts": None, "target": "", "prediction": "", "disagreement": None}
+    line = {"step": 1, "name": "val/examples", "kind": "examples", "rows": [row]}
+    (odd / "media.jsonl").write_text(json.dumps(line) + "\n")
+    write_run(runs / "dots/0", media=True)
+    found = {run.name for run in Mirror(runs, "runs").update()}
+    assert found == {"broken/0", "odd/0", "dots/0"}
+    assert curve("dots/0", "train/loss")
+    assert any("val/examples" in row for row in logs("dots/0"))
+
+
+def test_a_run_that_is_killed_changes_no_file_and_is_noticed(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "runs/dots/0", finished=False)
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True)"
+    mirror = Mirror(tmp_path / "runs", "runs")
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{hold}; input()", str(path / ".lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert [run.status for run in mirror.update()] == ["training"]
+        assert config("dots/0")["status"] == "training"
+        holder.kill()
+    assert [run.status for run in mirror.update()] == ["stopped"]
+    assert config("dots/0")["status"] == "stopped"
+
+
 @pytest.mark.skipif(os.getuid() == 0, reason="root may read all")
 def test_a_folder_that_may_not_be_read_is_listed(tmp_path: Path) -> None:
     path = write_run(tmp_path / "runs/dots/0")
