@@ -96,7 +96,8 @@ class CompositeExpert(Expert):
             raise ValueError(f"{run}: none of its experts is frozen with precision: auto, so that none can be cast")
         # code, layers, and the precision that they are told: all that changes their tokens but the weights
         inside = [one.fingerprint() if one.frozen else digest_of(one.describe()) for one in experts.values()]
-        parts = {"projections": model.projections, "fusion": model.fusion, "mixture": model.mixture}
+        heads = model.heads if len(model.heads) else None  # which a selector asks
+        parts = {"projections": model.projections, "fusion": model.fusion, "mixture": model.mixture, "heads": heads}
         transform = CompositeTransform({name: one.transform for name, one in experts.items()})
         super().__init__(
             model,

@@ -93,7 +93,7 @@ class Selector(nn.Module):
         _check(experts, first, costs, top_k, budget, explore)
         if hidden < 1:
             raise ValueError(f"model.selector: hidden must be at least 1, not {hidden}")
-        if least_gain < 0:
+        if not least_gain >= 0:  # nor NaN
             raise ValueError(f"model.selector: least_gain is what an expert must gain, at least 0, not {least_gain}")
         self.experts = tuple(experts)
         self.first = tuple(first)

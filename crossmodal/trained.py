@@ -54,7 +54,7 @@ def load_experts(run: RunFolder, checkpoint: Path, modalities: Sequence[str]) ->
 
 
 def load_model(run: RunFolder, checkpoint: Path) -> CrossModalModel:
-    """Build a run's model as it trained it, without heads; its data are not needed.
+    """Build a run's model as it trained it, without heads but where a selector asks them; its data are not needed.
 
     Args:
         run: With the configuration.
@@ -83,7 +83,8 @@ def load_model(run: RunFolder, checkpoint: Path) -> CrossModalModel:
     except ValueError as error:
         raise ValueError(f"{checkpoint} does not fit {run.config}: {error}") from error
     model.load_state_dict(state)
-    model.heads = nn.ModuleDict()
+    if not model.chosen_among:  # else how sure the first answer is says which experts are run
+        model.heads = nn.ModuleDict()
     return model
 
 

@@ -147,6 +147,7 @@ def test_load_balance_is_least_where_the_load_is_even() -> None:
         ({"top_k": 2, "costs": {"a": 1.0}}, "costs: b, c, d has none"),
         ({"top_k": 2, "costs": {**dict.fromkeys(FOUR, 1.0), "a": 0.0}}, "costs must be above 0"),
         ({"budget": 1.5}, "budget is a share of the cost of all experts, above 0 and at most 1, not 1.5"),
+        ({"budget": 0.5, "least_gain": float("nan")}, "least_gain is what an expert must gain, at least 0, not nan"),
         ({"budget": 0.5, "least_gain": -0.1}, "least_gain is what an expert must gain, at least 0, not -0.1"),
         ({"top_k": -1}, "top_k must be at least 0"),
         ({"top_k": 1, "explore": 0.0}, "explore is a share of the training rows"),

@@ -110,3 +110,16 @@ def test_a_modality_that_is_not_there(crossmodal: Zygote, tmp_path: Path) -> Non
     status, output = crossmodal.run("fit", "--config", "budget.yaml", cwd=tmp_path)
     assert status in (1, 2)
     assert "experts.closer takes map: Dots has no such modality; it has image, question" in output
+
+
+def test_it_is_an_expert_of_a_larger_model(crossmodal: Zygote, folder: Path) -> None:
+    larger = experiment()
+    larger["experts"] = {"seen": {"class_path": "crossmodal.composite.CompositeExpert"}}
+    larger["experts"]["seen"]["init_args"] = {"run": "runs/budget/0"}
+    del larger["model"]["meta_learner"], larger["model"]["selector"]
+    (folder / "larger.yaml").write_text(yaml.safe_dump({**larger, "name": "larger"}))
+    status, output = crossmodal.run("fit", "--config", "larger.yaml", cwd=folder)
+    assert status == 0, output
+    assert "seen: " in output
+    status, output = crossmodal.run("test", "--config", "larger.yaml", "--ckpt_path", "best", cwd=folder)
+    assert status == 0, output
