@@ -107,7 +107,7 @@ def _write(options: Options, script: Future[str]) -> int:
             page = several.compare(options.runs, rows=options.rows, command=shlex.join(["crossmodal", *sys.argv[1:]]))
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(render(page, script.result()), encoding="utf-8")
-    except MISTAKES as error:
+    except (*MISTAKES, UsageError) as error:
         if os.environ.get(TRACEBACK):
             raise
         return refuse(f"{place_in_own_code(error)}{error}", 1)

@@ -83,7 +83,11 @@ class Mirror:
             [figures for _, figures in new] or [{}],
             steps=[step for step, _ in new] or [rows[-1][0]],
             config=_config(run),
-            log_ids=[f"{run.name}:{len(before) + number}" for number in range(len(new))] or [f"{run.name}:0"],
+            # what is no row of it has another name, or the row of this number would be taken for it
+            log_ids=[
+                f"{run.name}:{len(before) + number}" if rows else f"{run.name}:begun" for number in range(len(new))
+            ]
+            or [f"{run.name}:begun"],
             run_id=run.name,
         )
         self._rows[run.path] = rows

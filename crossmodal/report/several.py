@@ -57,7 +57,29 @@ def _figures(records: dict[str, Record]) -> Section:
     return Section("Figures", tables=[("", ["run", *columns], rows)])
 
 
+def _refuse_other_rows(evaluations: dict[str, Evaluation]) -> None:
+    """Refuse runs whose rows have the same names, but are others."""
+    first, *others = evaluations
+    told = _targets(evaluations[first])
+    for other in others:
+        for row, target in _targets(evaluations[other]).items():
+            if told.get(row, target) != target:
+                raise ValueError(
+                    f"{other} and {first}: row {row[1]} of task {row[0]} is {target} in one and {told[row]} in the "
+                    "other, so that they are not of the same data; give runs that were trained on the same"
+                )
+
+
+def _targets(evaluation: Evaluation) -> dict[tuple[str, str], object]:
+    return {
+        (task, name): target
+        for task, one in evaluation.tasks.items()
+        for name, target in zip(evaluation.ids, one.targets.tolist(), strict=True)
+    }
+
+
 def _differences(evaluations: dict[str, Evaluation]) -> Section:
+    _refuse_other_rows(evaluations)
     scores = {
         name: {task: (one.score_name, one.score_R.double().cpu().numpy()) for task, one in evaluation.tasks.items()}
         for name, evaluation in evaluations.items()

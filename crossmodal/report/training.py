@@ -66,7 +66,7 @@ class Record:
     def cost(self) -> Section:
         """Return what it took."""
         rows = [[title, value] for title, value in costs(self.figures)]
-        memory = {name: points for name, points in self.history.items() if name.partition("/")[2].startswith("memory")}
+        memory = {name: points for name, points in self.history.items() if name.startswith("memory/")}
         rows += [
             [f"{name.partition('/')[2]}, at most", shown(max(value for _, value in of))] for name, of in memory.items()
         ]

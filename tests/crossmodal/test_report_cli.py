@@ -196,6 +196,7 @@ def test_sounds_can_be_played_and_numbers_are_compared(crossmodal: Zygote, tmp_p
         (["runs/dots/0", "runs/dots/0"], 2, "runs/dots/0 is given twice"),
         (["--rows", "5"], 2, "report needs a RUN, such as runs/easy_vqa/0"),
         (["broken/figures"], 1, "broken/figures/metrics.json is no JSON"),
+        (["broken/config"], 1, "broken/config/config.yaml"),
         (["broken/weights"], 1, "broken/weights/checkpoints/best.ckpt"),
         (["broken/empty"], 2, "the run has neither broken/empty/checkpoints/best.ckpt nor last.ckpt"),
     ],
@@ -203,9 +204,10 @@ def test_sounds_can_be_played_and_numbers_are_compared(crossmodal: Zygote, tmp_p
 def test_mistakes_are_told_in_a_line(
     crossmodal: Zygote, folder: Path, arguments: list[str], status: int, said: str
 ) -> None:
-    for name in ("figures", "weights", "empty"):
+    for name in ("figures", "weights", "empty", "config"):
         shutil.copytree(folder / "runs/dots/0", folder / "broken" / name, dirs_exist_ok=True)
     (folder / "broken/figures/metrics.json").write_text('{"test/accuracy": 0.')
+    (folder / "broken/config/config.yaml").write_text("name: [x\n  y")
     (folder / "broken/weights/checkpoints/best.ckpt").write_bytes(b"PK\3\4 cut off")
     shutil.rmtree(folder / "broken/empty/checkpoints")
     found, output = crossmodal.run("report", *arguments, cwd=folder)

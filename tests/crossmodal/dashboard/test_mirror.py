@@ -81,6 +81,18 @@ def test_what_is_added_is_brought_once_and_what_is_written_again_replaces(tmp_pa
     assert curve("dots/0", "train/loss")[-1] == (5, 7.0)
 
 
+def test_a_run_that_is_followed_from_its_start_lacks_no_row(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    path = write_run(runs / "dots/0", finished=False)
+    history = (path / "metrics.csv").read_text()
+    (path / "metrics.csv").unlink()
+    mirror = Mirror(runs, "runs")
+    list(mirror.update())
+    (path / "metrics.csv").write_text(history)
+    list(mirror.update())
+    assert len(curve("dots/0", "train/loss")) == 20
+
+
 def test_pictures_tables_and_sounds(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     path = write_run(runs / "dots/0", media=True)
