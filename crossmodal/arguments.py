@@ -13,6 +13,7 @@ import yaml
 from crossmodal.errors import UsageError
 
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
+COMMAND_LINE = "the command line"  # where a key comes from, as a file's name is
 WHOLE = ("experts", "model.heads")  # of these a second file leaves only the entries that it names
 
 
@@ -54,6 +55,24 @@ def read_options(arguments: list[str]) -> Iterator[tuple[str, Any]]:
             value = following
             position += 1
         yield key, value
+
+
+def configuration(options: list[tuple[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the keys that files and options give, and which of them gave each dotted key.
+
+    Raises:
+        UsageError: A file cannot be read.
+    """
+    config: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name in (value for key, value in options if key in ("config", "c")):
+        if name in (None, ""):
+            raise UsageError("--config wants a file")
+        origins.update(dict.fromkeys(merge(config, read_yaml(Path(str(name)))), str(name)))
+    for key, value in options:
+        if key not in ("config", "c", "print_config") and not key.endswith("help"):
+            origins.update(dict.fromkeys(override(config, key, value), COMMAND_LINE))
+    return config, origins
 
 
 def read_own_options(

@@ -11,14 +11,19 @@ from pathlib import Path
 
 import crossmodal
 from crossmodal.errors import UsageError, refuse, say_how_to_go_on
+from crossmodal.output import OUTPUT
 from crossmodal.preflight import LINKED, MODEL, TRAINER, check
 from crossmodal.signatures import read_signature
 
-OUTPUT = "CROSSMODAL_OUTPUT"  # as `crossmodal.console` reads it
 DEFAULT_CONFIG = Path("crossmodal.yaml")  # what `init` writes, and commands take that are given no other
 TRAINING = ("fit", "validate", "test", "predict")
 # they take what `fit` takes, and options of their own
-LIKE_FIT = {"expert": "crossmodal.expert_cli", "extend": "crossmodal.extend_cli", "data": "crossmodal.check_cli"}
+LIKE_FIT = {
+    "expert": "crossmodal.expert_cli",
+    "extend": "crossmodal.extend_cli",
+    "data": "crossmodal.check_cli",
+    "sweep": "crossmodal.sweep_cli",
+}
 # they take trained runs
 OF_RUNS = {
     "route": "crossmodal.route_cli",
@@ -39,6 +44,7 @@ commands:
   expert     train one expert, and keep it in a folder   fit --config FILE [--output FOLDER]
   extend     add a modality to a trained model           --model RUN --expert NAME=FOLDER [--config FILE]
   data       read all inputs, and find what is wrong     check --config FILE [--output FOLDER]
+  sweep      train with other settings, find the best    --config FILE [--n N] [--search KEY=VALUES ...]
   route      say which expert knows an input             --model RUN FILE [FILE ...] [--output FILE.csv]
   report     write a page about a run, or compare runs   RUN [RUN ...] [--output FILE.html]
   dashboard  all runs in the browser, live               [RUNS] [--port N]
@@ -58,7 +64,7 @@ usage: crossmodal {command} --config FILE [--KEY VALUE ...]
 
 Any key of the YAML can be given on the command line, and wins:
   --config FILE            a complete experiment: experts, data, model, trainer
-  --ckpt_path WHAT         a checkpoint file, `best` or `last` of the newest run of this name
+  --ckpt_path WHAT         a checkpoint file, a run's folder, or `best` or `last` of the newest run of this name
   --name NAME              of the experiment; by default the file's name; runs go to runs/NAME/VERSION
   --runs FOLDER            of all runs (runs)
   --track WHERE            wandb logs online, offline or is disabled; by default as WANDB_MODE or its logger says
@@ -117,7 +123,7 @@ def _run(arguments: list[str]) -> int:
     if command not in (*TRAINING, *LIKE_FIT):
         there = ", ".join((*TRAINING, *LIKE_FIT))
         return refuse(f"no command {command!r}; there are init, {there}, {', '.join(OF_RUNS)} and cache", 2)
-    for option in ("--quiet", "--json") if command in TRAINING else ():
+    for option in ("--quiet", "--json") if command in (*TRAINING, "sweep") else ():
         if option in rest:
             os.environ[OUTPUT] = option.removeprefix("--")
             rest.remove(option)

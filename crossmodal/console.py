@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 from rich.table import Table
 
-from crossmodal.run_folder import known
+from crossmodal.output import is_quiet, tell
 
 CHATTER = (
     "💡",
@@ -47,28 +45,6 @@ EXPECTED_WARNINGS = (
     ".*dirpath has changed from.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
 )
-
-
-# an environment variable, so that processes that are begun know it: `lines`, `quiet` or `json`
-OUTPUT = "CROSSMODAL_OUTPUT"
-
-
-def is_quiet() -> bool:
-    """Return whether nothing but errors, or but one JSON object at the end, is to be printed."""
-    return os.environ.get(OUTPUT, "lines") != "lines"
-
-
-def say(text: str) -> None:
-    """Print a line, unless it is to be quiet."""
-    if not is_quiet():
-        print(text, flush=True)
-
-
-def tell(figures: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
-    """Print what came out, as the one JSON object that is wanted."""
-    if os.environ.get(OUTPUT) == "json":
-        told = {"figures": known(figures), "paths": {name: str(path) for name, path in paths.items()}}
-        print(json.dumps(told), flush=True)
 
 
 def tame_chatter() -> None:

@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ def environment() -> dict[str, Any]:
     The commit is that of the repository that the command runs in, if it is one, with `+` where files differ from it.
     """
     found: dict[str, Any] = {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["crossmodal", *sys.argv[1:]]),
         "commit": _commit(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},

@@ -20,8 +20,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from crossmodal.callbacks import Interrupted
 from crossmodal.checkpoints import FREE, differences
-from crossmodal.console import say, tell
 from crossmodal.module import CrossModalModule
+from crossmodal.output import say, tell
 from crossmodal.prediction_files import GROUP_CELLS, PredictionParts
 from crossmodal.reports import reported_columns
 from datamodules.batch import PairedBatch

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from crossmodal.arguments import CLASS_KEYS, kind, merge, override, read_options, read_yaml
+from crossmodal.arguments import CLASS_KEYS, COMMAND_LINE, configuration, kind, read_options
 from crossmodal.errors import UsageError
 from crossmodal.run_folder import checkpoint_to_evaluate
 from crossmodal.signatures import Annotation, Module, Signature, nearest, read_module, read_signature
@@ -25,7 +25,6 @@ MODEL = "crossmodal.module.CrossModalModule"
 TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
 LINKED = ("experts", "outputs")  # arguments of the model that other groups give
 OWN_KEYS = ("experts", "data", "model", "trainer", "seed_everything", "name", "runs", "track", "observe")
-COMMAND_LINE = "the command line"  # where a key comes from, as a file's name is
 # types that nothing in a YAML file is
 NEVER_IN_YAML = {"Tensor"}
 Verdict = Literal["right", "wrong", "unknown"]
@@ -37,17 +36,9 @@ def check(subcommand: str, arguments: list[str]) -> None:
     Raises:
         UsageError: Something is certainly wrong; the message names the key and the file.
     """
-    config: dict[str, Any] = {}
-    origins: dict[str, str] = {}
     options = list(read_options(arguments))
+    config, origins = configuration(options)
     files = [value for key, value in options if key in ("config", "c")]
-    for name in files:
-        if name in (None, ""):
-            raise UsageError("--config wants a file")
-        origins.update(dict.fromkeys(merge(config, read_yaml(Path(str(name)))), str(name)))
-    for key, value in options:
-        if key not in ("config", "c", "print_config") and not key.endswith("help"):
-            origins.update(dict.fromkeys(override(config, key, value), COMMAND_LINE))
     if files or options:
         checker = _Checker(subcommand, config, origins)
         checker.check_keys()
@@ -101,7 +92,7 @@ class _Checker:
 
     def check_checkpoint(self, default_name: str) -> None:
         given = self.config.get("ckpt_path")
-        if isinstance(given, str) and given not in ("last", "best") and not Path(given).is_file():
+        if isinstance(given, str) and given not in ("last", "best") and not Path(given).exists():
             self.fail("ckpt_path", f"ckpt_path {given}: no such file")
         if self.subcommand != "fit":
             runs, name = (self.config.get(key) for key in ("runs", "name"))

@@ -13,15 +13,18 @@ from pathlib import Path
 
 from crossmodal.errors import TRACEBACK, UsageError, place_in_own_code, refuse
 from crossmodal.run_folder import RunFolder, trained_run
+from crossmodal.sweep.search import SUMMARY
 
 HELP = """\
 usage: crossmodal report RUN [RUN ...] [--output FILE.html] [--rows N]
+       crossmodal report SWEEP [--output FILE.html]
 
 Write one page about a trained run: its figures and curves, what each modality contributes, how it bears noise and
 absence, whom it listens to, what it takes for what, its best and worst answers, what it cost, and how to repeat it.
 Of several runs write a page that compares them, on the same rows. The page needs no network, and nothing beside it.
 
   RUN                such as runs/easy_vqa/0 (best.ckpt, or else last.ckpt), or a checkpoint
+  SWEEP              a sweep's folder, such as runs/easy_vqa/sweep: what was tried, what it came to, what mattered
   --output FILE.html by default report.html in the first run's folder, or compare.html of several
   --rows N           rows of the test split (or else the val split) that are answered, drawn if it has more (10000)
 """
@@ -30,11 +33,12 @@ ROWS = 10_000
 
 @dataclass(frozen=True)
 class Options:
-    """What `report` takes."""
+    """What `report` takes: runs, or a sweep."""
 
     runs: list[tuple[RunFolder, Path]]
     output: Path
     rows: int
+    sweep: Path | None = None
 
 
 def read_options(arguments: list[str]) -> Options | None:
@@ -61,6 +65,10 @@ def read_options(arguments: list[str]) -> Options | None:
         raise UsageError(f"--rows: expected a number of rows, at least 1, found {given.rows!r}")
     if given.output is not None and given.output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--output {given.output}: give a name that ends in .html")
+    if sweep := next((path for path in given.runs if (path / SUMMARY).is_file()), None):
+        if len(given.runs) > 1:
+            raise UsageError(f"{sweep} is a sweep, which has a page of its own: give it alone")
+        return Options([], given.output or sweep / "report.html", int(given.rows), sweep)
     try:
         runs = [trained_run(path) for path in given.runs]
     except ValueError as error:
@@ -96,12 +104,14 @@ def main(arguments: list[str]) -> int:
 def _write(options: Options, script: Future[str]) -> int:
     from crossmodal.console import tame_chatter
     from crossmodal.experiment_cli import MISTAKES
-    from crossmodal.report import several, single
+    from crossmodal.report import several, single, sweep
     from crossmodal.report.page import render
 
     tame_chatter()
     try:
-        if len(options.runs) == 1:
+        if options.sweep is not None:
+            page = sweep.report(options.sweep)
+        elif len(options.runs) == 1:
             page = single.report(*options.runs[0], rows=options.rows)
         else:
             page = several.compare(options.runs, rows=options.rows, command=shlex.join(["crossmodal", *sys.argv[1:]]))

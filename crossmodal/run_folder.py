@@ -20,6 +20,10 @@ from crossmodal.feature_files import write_json
 TrainedRun = str
 
 
+class LockedError(ValueError):
+    """Another process trains a run."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """One run's folder.
@@ -87,7 +91,7 @@ class RunFolder:
         """Return a file whose lock says that this process trains here; it ends with the process.
 
         Raises:
-            ValueError: Another process does.
+            LockedError: Another process does.
         """
         file = (self.path / ".lock").open("w")
         try:
@@ -95,7 +99,7 @@ class RunFolder:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
-            raise ValueError(
+            raise LockedError(
                 f"{self.path} is being trained by another process; wait for its end, or begin a new run without "
                 "--ckpt_path"
             ) from None
@@ -140,7 +144,9 @@ def check_trained_run(run: object) -> None:
 
 
 def checkpoint_to_evaluate(command: str, given: str | None, runs: Path, name: str) -> Path:
-    """Return the file that `--ckpt_path` means: best and last are those of the newest run that has one.
+    """Return the file that `--ckpt_path` means.
+
+    `best` and `last` are those of the newest run that has one; a run's folder means its best, or else its last.
 
     Raises:
         ValueError: None is given, or there is none.
@@ -148,7 +154,7 @@ def checkpoint_to_evaluate(command: str, given: str | None, runs: Path, name: st
     if given is None:
         raise ValueError(f"crossmodal {command} needs --ckpt_path: a file, best or last")
     if given not in ("best", "last"):
-        return Path(given)
+        return trained_run(Path(given))[1] if Path(given).is_dir() else Path(given)
     run = RunFolder.latest(runs, name, having=given)
     if run is None:
         if (other := RunFolder.latest(runs, name)) is not None and any(other.path.glob("checkpoints/*.ckpt")):
@@ -161,12 +167,18 @@ def checkpoint_to_evaluate(command: str, given: str | None, runs: Path, name: st
 
 
 def run_to_go_on_with(given: str, runs: Path, name: str) -> RunFolder | None:
-    """Return the newest run, even if it was killed before its first checkpoint; None if there is no run.
+    """Return a folder's run, or the newest, even if it was killed before its first checkpoint; None if there is no run.
+
+    Args:
+        given: `best` or `last` of the newest, or a run's folder.
+        runs: The folder of all runs.
+        name: Of the experiment.
 
     Raises:
         ValueError: It has checkpoints, but not this one.
     """
-    run = RunFolder.latest(runs, name)
+    run = RunFolder.latest(runs, name) if given in ("best", "last") else RunFolder(Path(given))
+    given = given if given in ("best", "last") else "last"
     others = [] if run is None else sorted((run.path / "checkpoints").glob("*.ckpt"))
     if run is not None and others and run.checkpoint(given) not in others:
         raise ValueError(f"{run.path} has no {given}.ckpt; give one of {', '.join(map(str, others))}")

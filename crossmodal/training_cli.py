@@ -25,11 +25,12 @@ from crossmodal.checkpoints import (
     read_checkpoint,
     refuse_other_settings,
 )
-from crossmodal.console import EpochBar, EpochLines, is_quiet, is_terminal, print_figures, say, tame_chatter
+from crossmodal.console import EpochBar, EpochLines, is_terminal, print_figures, tame_chatter
 from crossmodal.environment import environment
 from crossmodal.errors import TRACEBACK, place_in_own_code, refuse, say_how_to_go_on
 from crossmodal.experiment_cli import MISTAKES, ExperimentCLI
 from crossmodal.observers import observers
+from crossmodal.output import is_quiet, say
 from crossmodal.predictions import predict
 from crossmodal.run_folder import RunFolder, checkpoint_to_evaluate, run_to_go_on_with
 from crossmodal.tracking import finish, loggers
@@ -95,13 +96,16 @@ class TrainingCLI(ExperimentCLI):
             found = checkpoint_to_evaluate(self.subcommand or "", given, runs, settings.name)
         elif given is None:
             return None
-        elif given in ("last", "best"):
+        elif given in ("last", "best") or Path(given).is_dir():
             self.run_folder = run = run_to_go_on_with(given, runs, settings.name)
-            if run is None or not run.checkpoint(given).exists():  # it begins again, in the same folder
+            wanted = "best" if given == "best" else "last"
+            if run is None or not run.checkpoint(wanted).exists():  # it begins again, in the same folder
                 where = run.path if run is not None else runs / settings.name
+                if run is not None and not self._is_of_this_experiment(run):
+                    raise ValueError(f"{where}: is no run of {runs / settings.name}, and has no {wanted}.ckpt")
                 say(f"no checkpoint in {where} yet: starting from the beginning")
                 return None
-            found = run.checkpoint(given)
+            found = run.checkpoint(wanted)
         else:
             found = Path(given)
         self.run_folder = RunFolder.of_checkpoint(found)

@@ -10,7 +10,8 @@ from tests.conftest import ROOT, Zygote
 
 EXTENSIONS = sorted((ROOT / "configs" / "extend").glob("*.yaml"))
 COMPOSITIONS = sorted((ROOT / "configs" / "compose").glob("*.yaml"))
-CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*EXTENSIONS, *COMPOSITIONS})
+SEARCHES = (ROOT / "configs" / "sweeps").glob("*.yaml")  # see tests/crossmodal/sweep/test_search.py
+CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*EXTENSIONS, *COMPOSITIONS, *SEARCHES})
 FEW_VOICES = [f"--data.init_args.{split}_voices=1" for split in ("train", "val", "test")]
 # nothing is stored, so that only the inputs of one batch are encoded
 QUICK = ("--trainer.fast_dev_run", "true", "--model.feature_store", "null", "--data.init_args.batch_size", 8)

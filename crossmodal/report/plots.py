@@ -45,6 +45,7 @@ class Plot:
         header: Of the table that says the same.
         rows: Of that table.
         note: Beneath it.
+        is_wide: Whether it has all the page's width.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Plot:
     header: list[str] = field(default_factory=list)
     rows: list[list[str]] = field(default_factory=list)
     note: str = ""
+    is_wide: bool = False
 
 
 def curves(title: str, histories: Mapping[str, History], names: Iterable[str], *, note: str = "") -> Plot | None:

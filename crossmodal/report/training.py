@@ -147,7 +147,7 @@ def _seconds(value: float) -> str:
 
 def settings_that_differ(records: Mapping[str, Record]) -> Table | None:
     """Return the keys of the configurations in which runs differ, with each one's value."""
-    flat = {name: dict(_flat(record.config)) for name, record in records.items()}
+    flat = {name: dict(flattened(record.config)) for name, record in records.items()}
     keys = sorted({key for of in flat.values() for key in of} - {"name", "config", "ckpt_path"})
     rows = []
     for key in keys:
@@ -157,9 +157,10 @@ def settings_that_differ(records: Mapping[str, Record]) -> Table | None:
     return ("Settings that differ", ["key", *flat], rows) if rows else None
 
 
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+def flattened(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Return the dotted keys of what lies within each other, and their values."""
     if isinstance(value, dict) and value:
-        return [one for key, of in value.items() for one in _flat(of, f"{prefix}.{key}" if prefix else str(key))]
+        return [one for key, of in value.items() for one in flattened(of, f"{prefix}.{key}" if prefix else str(key))]
     return [(prefix, value)]
 
 

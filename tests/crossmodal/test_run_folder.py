@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmodal.run_folder import RunFolder, checkpoint_to_evaluate
+from crossmodal.run_folder import RunFolder, checkpoint_to_evaluate, run_to_go_on_with
 
 
 def test_versions_count_up(tmp_path: Path) -> None:
@@ -84,3 +84,23 @@ def test_a_run_that_is_removed_leaves_nothing(tmp_path: Path) -> None:
     assert first.path.exists()
     first.remove()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_runs_folder_means_its_own_checkpoints(tmp_path: Path) -> None:
+    older, newest = RunFolder.new(tmp_path, "dots"), RunFolder.new(tmp_path, "dots")
+    given = str(older.path)
+    assert run_to_go_on_with(given, tmp_path, "dots") == older  # which was killed before its first checkpoint
+    for run in (older, newest):
+        run.config.touch()
+        run.checkpoint("last").parent.mkdir()
+        run.checkpoint("last").touch()
+    assert run_to_go_on_with(given, tmp_path, "dots") == older
+    assert run_to_go_on_with("last", tmp_path, "dots") == newest
+    assert checkpoint_to_evaluate("test", given, tmp_path, "dots") == older.checkpoint("last")
+    older.checkpoint("best").touch()
+    assert checkpoint_to_evaluate("test", given, tmp_path, "dots") == older.checkpoint("best")
+    with pytest.raises(ValueError, match="no run, which has a"):
+        checkpoint_to_evaluate("test", str(tmp_path / "dots"), tmp_path, "dots")
+    older.checkpoint("last").unlink()
+    with pytest.raises(ValueError, match="0 has no last"):
+        run_to_go_on_with(given, tmp_path, "dots")

@@ -10,6 +10,7 @@ import pytest
 import vl_convert
 
 from crossmodal.report.plots import CONFIG, SCHEMA, Plot, curves, diagonal, heat_map, intervals, lines, shown
+from crossmodal.report.sweep_plots import Axis, Tried, bars, parallel_coordinates, slice_plot
 
 HISTORY = {"train/loss": [(0, 2.0), (10, 1.0), (20, 0.5)], "val/loss": [(10, 1.5), (20, 0.75)]}
 
@@ -90,3 +91,30 @@ def test_reliability() -> None:
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert shown(value) == text
+
+
+def test_parallel_coordinates_have_a_line_for_each_trial_and_the_best_in_its_colour() -> None:
+    settings = [{"lr": 0.001, "kind": "one"}, {"lr": 0.1, "kind": "two"}, {"lr": 0.01, "kind": "one"}]
+    trials = [Tried(number, number / 2, number != 0, one) for number, one in enumerate(settings)]
+    axes = [
+        Axis("lr", "lr", low=0.001, high=0.1, log=True), Axis("kind", "kind", ["one", "two"]),
+        Axis("score", None, high=1.0),
+    ]  # fmt: skip
+    assert [axis.place(axis.of(trials[2])) for axis in axes] == [pytest.approx(0.5), 0.25, 1.0]
+    plot = parallel_coordinates(trials, axes, trials[2], note="")
+    svg = drawn(plot)
+    assert svg.count('stroke="var(--c1)"') >= 1
+    assert {"lr", "kind", "one", "two", "0.001", "0.1"} <= texts(svg)
+    assert plot.alt == "3 trials; the best, number 2: lr 0.01; kind one; score 1."
+    assert plot.rows[0] == ["2", "0.01", "one", "1"]
+
+
+def test_slices_and_bars() -> None:
+    trials = [Tried(0, 0.5, True, {"lr": 0.01, "kind": "one"}), Tried(1, 0.7, False, {"lr": 0.1, "kind": "two"})]
+    for axis in (Axis("lr", "lr", low=0.001, high=0.1, log=True), Axis("kind", "kind", ["one", "two", "three"])):
+        plot = slice_plot(trials, axis, metric="score")
+        assert {axis.title, "score", "stopped early"} <= texts(drawn(plot))
+        assert plot.rows[0][1] == "0.7"
+    plot = bars("Importance", {"lr": 0.8, "kind": 0.2}, axis="share")
+    assert {"lr", "kind", "share"} <= texts(drawn(plot))
+    assert plot.alt == "share. lr: 0.8; kind: 0.2."

@@ -1,0 +1,123 @@
+"""What an experiment's configuration says for a sweep over it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from crossmodal.errors import UsageError
+from crossmodal.feature_files import write_json
+from crossmodal.report.training import flattened
+from crossmodal.sweep.search import Choice, Interval, Search, scalar, written
+
+BEGUN = "search.json"  # what a sweep began with
+DEFAULT_KEYS = (
+    "model.optimizer.init_args.lr",
+    "model.optimizer.init_args.weight_decay",
+    "model.fusion.init_args.dropout",
+)
+
+
+def completed(search: Search, config: Mapping[str, Any]) -> Search:
+    """Return the search with the parameters, the metric and the goal that are not given.
+
+    Raises:
+        UsageError: The experiment says nothing that they could follow from.
+    """
+    if not search.parameters:
+        found: dict[str, Choice | Interval] = {}
+        for key in DEFAULT_KEYS:
+            try:
+                value = value_of(config, key)
+            except KeyError:
+                continue
+            if isinstance(value, int | float) and key.endswith("dropout"):
+                found[key] = Interval(0.0, 0.5)
+            elif isinstance(value, int | float) and value > 0:
+                found[key] = Interval(value / 10, value * 10.0, log=True)
+        if not found:
+            raise UsageError(
+                "the experiment has no learning rate that is a number; say what to try: --search KEY=VALUES"
+            )
+        search = replace(search, parameters=found)
+    kept_by = {}
+    for one in (config.get("trainer") or {}).get("callbacks") or []:
+        arguments = one.get("init_args") or {} if isinstance(one, dict) else {}
+        if arguments.get("monitor") and str(one.get("class_path")).endswith("ModelCheckpoint"):
+            kept_by[arguments["monitor"]] = "maximize" if arguments.get("mode") == "max" else "minimize"
+    metric = search.metric or next(iter(kept_by), "val/loss")
+    goal = search.goal or kept_by.get(metric) or ("minimize" if metric.endswith("loss") else None)
+    if goal is None:
+        raise UsageError(f"--metric {metric}: say whether more is better: --goal minimize or --goal maximize")
+    return replace(search, metric=metric, goal=goal)
+
+
+def begin(folder: Path, config: Mapping[str, Any], search: Search) -> bool:
+    """Store what the sweep tries, or see that it goes on with the same; return whether it is new.
+
+    Raises:
+        UsageError: It began otherwise.
+    """
+    what: Any = {"configuration": config, "search": _said(search)}
+    path = folder / BEGUN
+    what = json.loads(json.dumps(what, default=str))
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, what)
+        return True
+    before, now = (dict(flattened(one)) for one in (json.loads(path.read_text()), what))
+    missing = object()
+    for key in [*before, *now]:
+        if before.get(key, missing) != now.get(key, missing):
+            was, is_now = (written(one[key]) if key in one else "not given" for one in (before, now))
+            raise UsageError(
+                f"{folder} began with another {key.partition('.')[2]} ({was}, now {is_now}): give the same, or another "
+                f"--name for another sweep, or delete {folder}"
+            )
+    return False
+
+
+def _said(search: Search) -> dict[str, Any]:
+    parameters = {key: one.said() for key, one in search.parameters.items()}
+    found = {key: getattr(search, key) for key in ("fixed", "method", "metric", "goal", "early")}
+    return {"parameters": list(map(list, parameters.items())), **found}
+
+
+def warm_up(config: Mapping[str, Any]) -> int:
+    """Return the epoch from which trials may be stopped: a fifth of all, for what begins slowly may end well."""
+    epochs = (config.get("trainer") or {}).get("max_epochs")
+    return max(2, math.ceil(epochs / 5)) if isinstance(epochs, int) else 2
+
+
+def own_values(search: Search, configuration: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a configuration has of the keys that are searched, if it has all, and the search allows them."""
+    found: dict[str, Any] = {}
+    for key, one in search.parameters.items():
+        try:
+            value = value_of(configuration, key)
+        except KeyError:
+            return None
+        if value not in one:
+            return None
+        found[key] = value
+    return found if search.method != "grid" else None
+
+
+def value_of(configuration: Mapping[str, Any], key: str) -> Any:
+    """Return a dotted key's value; `init_args` may be left out, as on the command line.
+
+    Raises:
+        KeyError: There is none.
+    """
+    found: Any = configuration
+    for part in key.split("."):
+        if isinstance(found, Mapping) and part not in found and isinstance(found.get("init_args"), Mapping):
+            found = found["init_args"]
+        if not isinstance(found, Mapping) or part not in found:
+            raise KeyError(key)
+        found = found[part]
+    return scalar(found) if isinstance(found, str) else found

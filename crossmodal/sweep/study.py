@@ -1,0 +1,183 @@
+"""Which trial is next, and how those before it went: an Optuna study (Akiba et al. 2019) in `sweep.db`.
+
+A trial's settings follow from the seed, its number and the trials before it alone, so a sweep that was killed and goes
+on tries what it would have tried.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from crossmodal.sweep.search import Choice, Interval, Search, written
+
+ENOUGH = 5  # trials before one is stopped early for being worse than the others
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+}
+
+
+def state_of(trial: FrozenTrial) -> str:
+    """Return `complete`, `pruned`, `failed` or `running`."""
+    return "failed" if "error" in trial.user_attrs else STATES[trial.state]
+
+
+class Study:
+    """A sweep's trials.
+
+    Args:
+        folder: Of the sweep; `sweep.db` lies there, and a folder for each trial, named by its number.
+        search: What is searched; its goal is known.
+        seed: Of the search.
+        own: The experiment's own values, which are the first trial; None where there is none.
+        prune_after: The epoch from which trials that are worse than others at the same epoch are stopped; None for
+            never.
+    """
+
+    def __init__(
+        self, folder: Path, search: Search, *, seed: int, own: Mapping[str, Any] | None, prune_after: int | None
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.folder = folder
+        self._search = search
+        self._seed = seed
+        self._own = own
+        self._distributions = {key: _distribution(one) for key, one in search.parameters.items()}
+        self._study = optuna.create_study(
+            storage=f"sqlite:///{folder / 'sweep.db'}",
+            study_name="sweep",
+            direction="maximize" if search.goal == "maximize" else "minimize",
+            load_if_exists=True,
+            pruner=_pruner(search, prune_after),
+        )
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All that were begun, by their numbers."""
+        return [one for one in self._study.get_trials(deepcopy=False) if one.state != TrialState.WAITING]
+
+    @contextmanager
+    def next_trial(self, most: int) -> Iterator[Trial | None]:
+        """Yield the trial to train: one that was left by a process that is gone, or a new one; None if all are begun.
+
+        Meanwhile no other process takes it.
+
+        Args:
+            most: Trials in all.
+        """
+        taken: tuple[Trial, IO[str]] | None
+        with (self.folder / "sweep.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            taken = self._left() or self._new(most)
+        if taken is None:
+            yield None
+            return
+        trial, file = taken
+        with file:
+            yield trial
+
+    def _left(self) -> tuple[Trial, IO[str]] | None:
+        for one in self.trials:
+            if one.state == TrialState.RUNNING and (file := self._claim(one.number)):
+                return Trial(self._study, one._trial_id), file
+        return None
+
+    def _new(self, most: int) -> tuple[Trial, IO[str]] | None:
+        begun = len(self.trials)
+        if begun >= most:
+            return None
+        chosen = self._search.point(begun) if self._search.method == "grid" else self._own if begun == 0 else None
+        is_chosen = len(self._study.get_trials(deepcopy=False)) > begun  # by a process that was killed here
+        if chosen is not None and not is_chosen:
+            self._study.enqueue_trial({key: self._drawn(key, value) for key, value in chosen.items()})
+        self._study.sampler = _sampler(self._search, self._seed + begun)
+        trial = self._study.ask(self._distributions)
+        file = self._claim(trial.number)
+        assert file is not None, f"trial {trial.number} is new, and yet another process trains it"
+        return trial, file
+
+    def _claim(self, number: int) -> IO[str] | None:
+        path = self.folder / str(number) / "trial.lock"
+        path.parent.mkdir(exist_ok=True)
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
+
+    def values(self, trial: Trial | FrozenTrial) -> dict[str, Any]:
+        """Return a trial's settings by the YAML's keys, those that all trials have among them."""
+        found = dict(self._search.fixed)
+        for key, one in self._search.parameters.items():
+            if key in trial.params:
+                drawn = trial.params[key]
+                found[key] = one.values[one.texts().index(drawn)] if isinstance(one, Choice) else drawn
+        return found
+
+    def _drawn(self, key: str, value: Any) -> Any:
+        return written(value) if isinstance(self._search.parameters[key], Choice) else value
+
+    def tell(self, trial: Trial, state: str, value: float | None, *, error: str | None = None) -> None:
+        """Say how a trial went: `complete`, `pruned` or `failed`."""
+        if error is not None:
+            trial.set_user_attr("error", error)
+        # what Optuna calls failed it forgets, and may try for ever; what is pruned before it began is bad
+        of = TrialState.COMPLETE if state == "complete" else TrialState.PRUNED
+        self._study.tell(trial.number, value if state == "complete" else None, state=of)
+
+    def best(self) -> FrozenTrial | None:
+        """Return the best of the trials that were trained to their end, the earliest of equal ones."""
+        complete = [one for one in self.trials if one.state == TrialState.COMPLETE]
+        sign = 1.0 if self._search.goal == "maximize" else -1.0
+        return max(complete, key=lambda one: sign * float(one.value or 0.0), default=None)
+
+    def importance(self) -> dict[str, float]:
+        """Return how much each key matters to being among the best tenth (PED-ANOVA, Watanabe et al. 2023).
+
+        The shares sum to 1. There are none of fewer than 10 trials, or where all came to the same.
+        """
+        complete = [one for one in self.trials if one.state == TrialState.COMPLETE]
+        if len(complete) < 2 * ENOUGH or len({one.value for one in complete}) < 2:
+            return {}
+        return optuna.importance.get_param_importances(self._study)
+
+
+def _distribution(one: Choice | Interval) -> BaseDistribution:
+    if isinstance(one, Choice):
+        return CategoricalDistribution(one.texts())
+    if one.is_whole:
+        return IntDistribution(int(one.low), int(one.high), log=one.log, step=int(one.step or 1))
+    return FloatDistribution(float(one.low), float(one.high), log=one.log, step=one.step)
+
+
+def _sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
+    if search.method == "bayes":
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=2 * ENOUGH)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _pruner(search: Search, after: int | None) -> optuna.pruners.BasePruner:
+    if after is None:
+        return optuna.pruners.NopPruner()
+    if search.early is not None:
+        return optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=search.early["min_iter"], reduction_factor=search.early["eta"]
+        )
+    return optuna.pruners.MedianPruner(n_startup_trials=ENOUGH, n_warmup_steps=after)

@@ -1,0 +1,252 @@
+"""`crossmodal sweep`: runs of one experiment with other settings, the next of which the earlier ones choose."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
+from importlib.util import find_spec
+from operator import or_
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from crossmodal.arguments import configuration
+from crossmodal.arguments import read_options as read_keys
+from crossmodal.errors import UsageError, refuse
+from crossmodal.output import is_quiet, say, tell
+from crossmodal.preflight import check
+from crossmodal.run_folder import RunFolder
+from crossmodal.sweep.experiment import begin, completed, own_values, warm_up
+from crossmodal.sweep.search import GOALS, METHODS, TRIALS, Interval, Search, flags, read_search, short_names, written
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial, Trial
+
+    from crossmodal.sweep.study import Study
+
+FAILURES = 3  # of the first trials, after which it ends: something is wrong with all
+HELP = """\
+usage: crossmodal sweep --config FILE [--n N] [--search FILE|KEY=VALUES ...] [--KEY VALUE ...]
+
+Train an experiment again and again with other settings, and find the best. Each trial is a run as `crossmodal fit`
+makes it, in runs/NAME/sweep/NUMBER; the first has the experiment's own settings. One that is worse than most were at
+the same epoch is stopped. The same command goes on where it was interrupted or killed, and given in a second terminal
+it works on the same sweep.
+
+  --config FILE          the experiment
+  --n N                  trials in all (20; of a grid all)
+  --search KEY=VALUES    any key of the YAML, and what to try: a,b,c or LOW..HIGH or LOW..HIGH:log or LOW..HIGH:STEP
+  --search FILE          a file as `wandb sweep` takes it
+                         without: learning rate, weight decay and dropout, as far as the experiment has them
+  --metric NAME          the figure that counts (what the best checkpoint is kept by, such as val/accuracy)
+  --goal GOAL            minimize or maximize it
+  --method METHOD        bayes (TPE), random or grid (bayes)
+  --prune BOOLEAN        stop those that are worse than most (true)
+  --KEY VALUE            any key of the YAML, for all trials, as `crossmodal fit --help` lists them
+  --quiet, --json        as of `crossmodal fit`
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `sweep` takes beside the arguments of `fit`."""
+
+    search: Search
+    trials: int | None
+    prune: bool
+
+
+class _Stopped(BaseException):
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.exit_status = 128 + number
+
+
+def read_options(arguments: list[str]) -> tuple[Options | None, list[str]]:
+    """Return the command's own options, or None where help is wanted, and the arguments of `fit`.
+
+    Raises:
+        UsageError: They cannot be understood.
+    """
+    if {"-h", "--help"} & set(arguments):
+        return None, []
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--n")
+    parser.add_argument("--search", action="append", default=[])
+    parser.add_argument("--metric")
+    parser.add_argument("--goal", choices=GOALS)
+    parser.add_argument("--method", choices=METHODS)
+    parser.add_argument("--prune", choices=("true", "false"), default="true")
+    try:
+        given, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from None
+    if given.n is not None and not (given.n.isdecimal() and int(given.n) > 0):
+        raise UsageError(f"--n: expected a number of trials, at least 1, found {given.n!r}")
+    if any(argument.partition("=")[0] == "--ckpt_path" for argument in rest):
+        raise UsageError("a sweep takes no --ckpt_path: its trials begin anew, and the same command goes on")
+    if find_spec("optuna") is None:
+        raise UsageError("a sweep needs Optuna: pip install 'crossmodal[sweep]'")
+    search = reduce(or_, map(read_search, given.search), Search())
+    search = replace(
+        search,
+        method=given.method or search.method,
+        metric=given.metric or search.metric,
+        goal=given.goal or (None if given.metric else search.goal),
+    )
+    return Options(search, int(given.n) if given.n else None, given.prune == "true"), rest
+
+
+def main(options: Options, arguments: list[str]) -> int:
+    """Sweep; return the exit status."""
+    previous = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return _sweep(options, arguments)
+    except UsageError as error:
+        return refuse(error, 2)
+    except _Stopped as stopped:
+        sys.stderr.write(f"\n{stopped}; the same command goes on with the sweep\n")
+        return stopped.exit_status
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise _Stopped(number)
+
+
+def _sweep(options: Options, arguments: list[str]) -> int:
+    from crossmodal.sweep.study import Study
+    from crossmodal.sweep.summary import write_summary
+
+    keys = list(read_keys(arguments))
+    config, _ = configuration([*keys, *options.search.fixed.items()])
+    files = [Path(str(value)) for key, value in keys if key in ("config", "c")]
+    search = completed(options.search, config)
+    for key, one in search.parameters.items():
+        for value in one.examples():
+            check("fit", [*arguments, *flags({key: value})])
+    check("fit", [*arguments, *flags(search.fixed)])
+    name = f"{config.get('name') or (files[-1].stem if files else 'experiment')}/sweep"
+    folder = Path(config.get("runs") or "runs") / name
+    size = search.grid_size()
+    most = min(options.trials or search.trials or size or TRIALS, size or sys.maxsize)
+    is_new = begin(folder, config, search)
+    seed = config.get("seed_everything")
+    study = Study(
+        folder,
+        search,
+        seed=int(seed) if isinstance(seed, int) else 0,
+        own=own_values(search, config),
+        prune_after=warm_up(config) if options.prune else None,
+    )
+    ended = len(_ended(study))
+    done = f" ({ended} are done)" if ended else ""
+    say(f"sweep: {folder}, {most} trials{done}, to {search.goal} {search.metric}")
+    for key, one in search.parameters.items():
+        say(f"  {key}: {_in_words(one)}")
+    try:
+        while True:
+            with study.next_trial(most) as trial:
+                if trial is None:
+                    break
+                _train(study, trial, search, arguments, name, most)
+            write_summary(study, search, name)
+            failed = [one.user_attrs.get("error") for one in _ended(study)]
+            if len(failed) >= FAILURES and all(failed):
+                return refuse(f"all {len(failed)} trials failed; the last: {failed[-1]}", 1)
+    except UsageError:
+        if is_new and not _ended(study):  # it would refuse what is given rightly the next time
+            shutil.rmtree(folder)
+        raise
+    return _tell_best(study, search, write_summary(study, search, name))
+
+
+def _ended(study: Study) -> list[FrozenTrial]:
+    return [one for one in study.trials if one.state.is_finished()]
+
+
+def _train(study: Study, trial: Trial, search: Search, arguments: list[str], name: str, most: int) -> None:
+    from crossmodal.sweep.trial import train
+
+    run = RunFolder(study.folder / str(trial.number))
+    settings = study.values(trial)
+    told = set(study.trials[trial.number].intermediate_values)
+
+    def should_stop(epoch: int, value: float) -> bool:
+        _show(f"trial {trial.number}, {search.metric} {value:.4f} after epoch {epoch}")
+        if epoch not in told:  # before it was killed
+            trial.report(value, epoch)
+        return trial.should_prune()
+
+    _show(f"trial {trial.number} of 0 to {most - 1} begins")
+    began = time.perf_counter()
+    own = ["--name", name, "--runs", str(study.folder.parents[len(Path(name).parts) - 1]), "--ckpt_path", str(run.path)]
+    try:
+        outcome = train(
+            ["fit", *arguments, *flags(settings), *own],
+            run,
+            str(search.metric),
+            group=name,
+            should_stop=should_stop,
+        )
+    finally:
+        seconds = float(trial.user_attrs.get("seconds") or 0.0) + time.perf_counter() - began
+        trial.set_user_attr("seconds", round(seconds, 1))
+    study.tell(trial, outcome.state, outcome.value, error=outcome.error)
+    _show("")
+    done = study.trials[trial.number]
+    say(f"trial {trial.number}  {_result(done, search)}  {_settings(settings, search)}  {seconds:.1f} s")
+
+
+def _tell_best(study: Study, search: Search, path: Path) -> int:
+    best = study.best()
+    if best is None:
+        return refuse(f"no trial was trained to its end; see {path}", 1)
+    run = RunFolder(study.folder / str(best.number))
+    settings = study.values(best)
+    if is_quiet():
+        tell({str(search.metric): best.value, "trial": best.number, **settings}, {"run": run.path, "trials": path})
+        return 0
+    print(f"best: trial {best.number}  {_result(best, search)}  {_settings(settings, search)}")
+    for key, share in study.importance().items():
+        print(f"  {share:5.0%}  {key}")
+    print(f"run: {run.path}\ntrials: {path}\npage: crossmodal report {study.folder}")
+    return 0
+
+
+def _result(trial: FrozenTrial, search: Search) -> str:
+    from crossmodal.sweep.study import state_of
+
+    if error := trial.user_attrs.get("error"):
+        return f"failed: {error}"
+    after = f", stopped after epoch {max(trial.intermediate_values)}" if state_of(trial) == "pruned" else ""
+    return f"{search.metric} {trial.value:.4f}{after}"
+
+
+def _settings(settings: Mapping[str, Any], search: Search) -> str:
+    return "  ".join(f"{name} {_shown(settings[key])}" for key, name in short_names(search.parameters).items())
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else written(value)
+
+
+def _in_words(one: Any) -> str:
+    if not isinstance(one, Interval):
+        return ", ".join(map(written, one.values))
+    how = " (log)" if one.log else f" in steps of {one.step}" if one.step else ""
+    return f"{_shown(one.low)} to {_shown(one.high)}{how}"
+
+
+def _show(text: str) -> None:
+    """Show what goes on, where somebody watches, on a line that the next text replaces."""
+    if sys.stdout.isatty() and not is_quiet():
+        print(f"\r\033[K{text}", end="", flush=True)

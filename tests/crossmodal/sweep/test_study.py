@@ -1,0 +1,194 @@
+"""Trials of a made-up experiment, which are told at once; that real ones are trained is for test_sweep_cli."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossmodal.sweep.search import Choice, Interval, Search
+from crossmodal.sweep.study import Study
+from crossmodal.sweep.summary import write_summary
+
+SEARCH = Search(
+    {"lr": Interval(1e-4, 1.0, log=True), "width": Interval(1, 64), "kind": Choice((True, 1, None))},
+    metric="val/score",
+    goal="maximize",
+)
+
+
+def open_study(folder: Path, search: Search = SEARCH, **more: Any) -> Study:
+    folder.mkdir(exist_ok=True)
+    return Study(folder, search, **{"seed": 0, "own": None, "prune_after": None, **more})
+
+
+def score(settings: dict[str, Any]) -> float:
+    return -abs(math.log10(settings["lr"]) + 2) + 0.001 * settings["width"]
+
+
+def try_all(study: Study, most: int) -> list[dict[str, Any]]:
+    tried = []
+    while True:
+        with study.next_trial(most) as trial:
+            if trial is None:
+                return tried
+            settings = study.values(trial)
+            tried.append(settings)
+            study.tell(trial, "complete", score(settings))
+
+
+def test_what_is_tried_follows_from_the_seed(tmp_path: Path) -> None:
+    first, again = (try_all(open_study(tmp_path / name), 15) for name in ("a", "b"))
+    assert first == again
+    assert try_all(open_study(tmp_path / "c", seed=1), 15) != first
+
+
+def test_a_sweep_that_was_killed_tries_what_it_would_have_tried(tmp_path: Path) -> None:
+    whole = try_all(open_study(tmp_path / "whole"), 14)
+    found = []
+    for killed_at in (3, 9, 12):
+        found += try_all(open_study(tmp_path / "killed"), killed_at)
+        for _ in range(2):  # when a trial goes on, it may be killed again
+            with open_study(tmp_path / "killed").next_trial(14) as trial:
+                assert trial is not None
+                assert trial.number == killed_at
+    found += try_all(open_study(tmp_path / "killed"), 14)
+    assert found == whole
+
+
+def test_two_do_not_train_the_same_trial(tmp_path: Path) -> None:
+    one, other = open_study(tmp_path), open_study(tmp_path)
+    with one.next_trial(3) as first, other.next_trial(3) as second:
+        assert first is not None
+        assert second is not None
+        assert (first.number, second.number) == (0, 1)
+    with (
+        one.next_trial(3) as first,
+        other.next_trial(3) as second,
+        one.next_trial(3) as third,
+        other.next_trial(3) as no,
+    ):
+        assert first is not None
+        assert second is not None
+        assert third is not None
+        assert [one.number for one in (first, second, third)] == [0, 1, 2]
+        assert no is None
+
+
+def test_the_first_trial_is_the_experiment_as_it_is(tmp_path: Path) -> None:
+    own = {"lr": 0.003, "width": 16, "kind": None}
+    tried = try_all(open_study(tmp_path, own=own), 3)
+    assert tried[0] == own
+    assert own not in tried[1:]
+
+
+def test_a_grid_is_tried_in_order(tmp_path: Path) -> None:
+    search = Search({"lr": Choice((0.1, 0.01)), "width": Interval(1, 3)}, method="grid", metric="x", goal="minimize")
+    tried = try_all(open_study(tmp_path, search), 6)
+    assert [tuple(one.values()) for one in tried] == [(lr, width) for lr in (0.1, 0.01) for width in (1, 2, 3)]
+
+
+def test_values_keep_their_types_and_what_is_fixed_is_among_them(tmp_path: Path) -> None:
+    search = Search(SEARCH.parameters, {"trainer.max_epochs": 3}, metric="x", goal="minimize")
+    tried = try_all(open_study(tmp_path, search), 12)
+    assert {type(one["kind"]) for one in tried} == {bool, int, type(None)}
+    assert {type(one["width"]) for one in tried} == {int}
+    assert {one["trainer.max_epochs"] for one in tried} == {3}
+
+
+@pytest.mark.parametrize("goal", ["minimize", "maximize"])
+def test_the_best_is_the_earliest_of_equal_ones_and_none_that_failed(tmp_path: Path, goal: str) -> None:
+    search = Search(SEARCH.parameters, metric="x", goal=goal)
+    study = open_study(tmp_path, search)
+    sign = 1 if goal == "maximize" else -1
+    for value in (0.1, 0.5, None, 0.5, 0.2):
+        with study.next_trial(5) as trial:
+            assert trial is not None
+            if value is None:
+                study.tell(trial, "failed", None, error="no memory")
+            else:
+                study.tell(trial, "complete", sign * value)
+    best = study.best()
+    assert best is not None
+    assert best.number == 1
+
+
+def test_what_matters_is_found(tmp_path: Path) -> None:
+    study = open_study(tmp_path, seed=3)
+    try_all(study, 9)
+    assert study.importance() == {}  # too few to tell
+    try_all(study, 40)
+    found = study.importance()
+    assert sum(found.values()) == pytest.approx(1)
+    assert next(iter(found)) == "lr"
+    assert found["lr"] > 0.6
+
+
+def test_what_fails_is_not_tried_for_ever(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    failed = []
+    while True:
+        with study.next_trial(40) as trial:
+            if trial is None:
+                break
+            settings = study.values(trial)
+            if settings["kind"] is not None:  # two of three
+                failed.append(trial.number)
+                study.tell(trial, "failed", None, error="unknown key")
+            else:
+                study.tell(trial, "complete", score(settings))
+    assert sum(number >= 20 for number in failed) < 5  # of 20; at random it would be 13
+
+
+def test_better_settings_are_found_than_at_random(tmp_path: Path) -> None:
+    """The mean of what is tried last, over some seeds: the search goes where it is good."""
+
+    def late(method: str, seed: int) -> float:
+        search = Search(SEARCH.parameters, metric="x", goal="maximize", method=method)
+        tried = try_all(open_study(tmp_path / f"{method}{seed}", search, seed=100 * seed), 30)
+        return sum(map(score, tried[-10:])) / 10
+
+    assert sum(late("bayes", seed) - late("random", seed) for seed in range(3)) / 3 > 0.3
+
+
+@pytest.mark.parametrize(("early", "after"), [(None, 2), ({"min_iter": 2, "eta": 2}, 2)])
+def test_what_is_worse_than_most_is_stopped(tmp_path: Path, early: dict[str, int] | None, after: int) -> None:
+    search = Search(SEARCH.parameters, metric="x", goal="maximize", early=early)
+    study = open_study(tmp_path, search, prune_after=after)
+    stopped = {}
+    for number, level in enumerate([0.5, 0.6, 0.7, 0.8, 0.9, 0.1, 1.0]):
+        with study.next_trial(7) as trial:
+            assert trial is not None
+            for epoch in range(1, 5):
+                trial.report(level, epoch)
+                if trial.should_prune():
+                    stopped[number] = epoch
+                    study.tell(trial, "pruned", None)
+                    break
+            else:
+                study.tell(trial, "complete", level)
+    assert stopped[5] == after
+    assert 6 not in stopped
+    never = open_study(tmp_path / "never", search, prune_after=None)
+    with never.next_trial(1) as trial:
+        assert trial is not None
+        trial.report(-9.0, 4)
+        assert not trial.should_prune()
+
+
+def test_the_summary_says_what_was_tried(tmp_path: Path) -> None:
+    import json
+
+    study = open_study(tmp_path, own={"lr": 0.01, "width": 64, "kind": 1})
+    try_all(study, 12)
+    with study.next_trial(13) as trial:
+        assert trial is not None
+        study.tell(trial, "failed", None, error="no memory")
+    found = json.loads(write_summary(study, SEARCH, "dots/sweep").read_text())
+    assert found["best"] == 0
+    assert found["trials"][0]["settings"] == {"lr": 0.01, "width": 64, "kind": 1}
+    assert [one["state"] for one in found["trials"]] == ["complete"] * 12 + ["failed"]
+    assert found["trials"][12]["error"] == "no memory"
+    assert sum(found["importance"].values()) == pytest.approx(1)

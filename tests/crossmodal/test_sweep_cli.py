@@ -1,0 +1,199 @@
+"""`crossmodal sweep`, as a user runs it, with real runs as its trials."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.browser import window
+from tests.conftest import ROOT, Running, Zygote
+
+SEARCH = (
+    "--search", "model.optimizer.init_args.lr=1e-4..1e-2:log",
+    "--search", "model.fusion.init_args.slots=2,4",
+)  # fmt: skip
+
+
+def write_experiment(folder: Path, *, epochs: int) -> None:
+    dots: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "dots.yaml").read_text())
+    dots["trainer"] |= {"max_epochs": epochs, "logger": False}
+    dots["data"]["init_args"] |= {"num_pictures": 64, "batch_size": 16}
+    (folder / "dots.yaml").write_text(yaml.safe_dump(dots))
+
+
+def trials(folder: Path) -> list[tuple[Any, ...]]:
+    found = json.loads((folder / "runs/dots/sweep/sweep.json").read_text())
+    return [(one["number"], one["state"], one["value"], one["settings"]) for one in found["trials"]]
+
+
+@pytest.fixture(scope="module")
+def swept(crossmodal: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("sweep")
+    write_experiment(folder, epochs=2)
+    status, output = crossmodal.run("sweep", "--config", "dots.yaml", "--n", 2, *SEARCH, cwd=folder)
+    assert status == 0, output
+    return folder, output
+
+
+def test_each_trial_is_a_run_and_the_first_is_the_experiment_itself(swept: tuple[Path, str]) -> None:
+    folder, output = swept
+    assert output.startswith("sweep: runs/dots/sweep, 2 trials, to maximize val/accuracy\n")
+    assert re.search(r"^trial 0  val/accuracy 0\.\d{4}  lr 0\.003  slots 4  \d+\.\d s$", output, re.MULTILINE)
+    assert re.search(r"^best: trial \d  val/accuracy", output, re.MULTILINE)
+    assert output.endswith("page: crossmodal report runs/dots/sweep\n")
+    for number, state, value, settings in trials(folder):
+        run = folder / "runs/dots/sweep" / str(number)
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        assert state == "complete"
+        assert value == json.loads((run / "metrics.json").read_text())["val/accuracy"]
+        assert config["model"]["optimizer"]["init_args"]["lr"] == settings["model.optimizer.init_args.lr"]
+        assert config["model"]["fusion"]["init_args"]["slots"] == settings["model.fusion.init_args.slots"]
+        assert config["name"] == "dots/sweep"
+    assert trials(folder)[0][3] == {"model.optimizer.init_args.lr": 0.003, "model.fusion.init_args.slots": 4}
+
+
+def test_a_trial_that_is_run_again_by_its_configuration_gives_the_same(
+    crossmodal: Zygote, swept: tuple[Path, str]
+) -> None:
+    folder, _ = swept
+    status, output = crossmodal.run(
+        "fit", "--config", "runs/dots/sweep/1/config.yaml", "--name", "again", "--json", cwd=folder
+    )
+    assert status == 0, output
+    assert json.loads(output)["figures"]["val/accuracy"] == trials(folder)[1][2]
+
+
+def test_the_same_command_has_nothing_to_do_and_another_search_is_refused(
+    crossmodal: Zygote, swept: tuple[Path, str]
+) -> None:
+    folder, _ = swept
+    before = trials(folder)
+    status, output = crossmodal.run("sweep", "--config", "dots.yaml", "--n", 2, *SEARCH, "--json", cwd=folder)
+    assert status == 0, output
+    told = json.loads(output)
+    assert told["paths"] == {
+        "run": f"runs/dots/sweep/{told['figures']['trial']}",
+        "trials": "runs/dots/sweep/sweep.json",
+    }
+    assert told["figures"]["val/accuracy"] == max(value for _, _, value, _ in before)
+    assert trials(folder) == before
+    status, output = crossmodal.run("sweep", "--config", "dots.yaml", "--n", 3, *SEARCH[:2], cwd=folder)
+    assert status == 2
+    assert output.startswith("crossmodal: error: runs/dots/sweep began with another")
+    status, output = crossmodal.run(
+        "sweep", "--config", "dots.yaml", "--n", 3, *SEARCH, "--trainer.max_epochs", 3, cwd=folder
+    )
+    assert status == 2
+    assert "runs/dots/sweep began with another trainer.max_epochs (2, now 3)" in output
+    assert trials(folder) == before
+
+
+def test_the_page_about_a_sweep(crossmodal: Zygote, swept: tuple[Path, str]) -> None:
+    folder, _ = swept
+    status, output = crossmodal.run("report", "runs/dots/sweep", cwd=folder)
+    assert status == 0, output
+    page = (folder / "runs/dots/sweep/report.html").read_text()
+    assert "What was tried, and what it came to" in page
+    assert "crossmodal fit --config runs/dots/sweep/" in page
+    status, output = crossmodal.run("report", "runs/dots/sweep", "runs/dots/sweep/0", cwd=folder)
+    assert status == 2
+    assert "runs/dots/sweep is a sweep, which has a page of its own" in output
+    status, output = crossmodal.run("report", "runs/dots/sweep/0", cwd=folder)  # a trial is a run like any other
+    assert status == 0, output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--search", "model.warmpu=0..0.1"], 2, "the command line: unknown key 'model.warmpu'"),
+        (["--search", "trainer.max_epochs=a,2"], 2, "trainer.max_epochs: expected Optional[int], found str 'a'"),
+        (["--search", "model.warmup"], 2, "model.warmup: no such file"),
+        (["--search", "model.warmup=0..0.1", "--method", "grid"], 2, "model.warmup: a grid of 0 to 0.1 wants steps"),
+        (["--method", "hope"], 2, "invalid choice: 'hope'"),
+        (["--n", "none"], 2, "--n: expected a number of trials"),
+        (["--ckpt_path", "last"], 2, "a sweep takes no --ckpt_path"),
+        (["--metric", "val/f1"], 2, "--metric val/f1: say whether more is better"),
+        (["--trainer.max_epoch", "3"], 2, "unknown key 'trainer.max_epoch'"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(
+    crossmodal: Zygote, tmp_path: Path, arguments: list[str], status: int, message: str
+) -> None:
+    write_experiment(tmp_path, epochs=1)
+    found, output = crossmodal.run("sweep", "--config", "dots.yaml", *arguments, cwd=tmp_path)
+    assert (found, output.startswith("crossmodal: error: ")) == (status, True), output
+    assert message in output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_metric_that_runs_do_not_have_is_named(crossmodal: Zygote, tmp_path: Path) -> None:
+    write_experiment(tmp_path, epochs=1)
+    given = ("--metric", "val/acuracy", "--goal", "maximize")
+    status, output = crossmodal.run("sweep", "--config", "dots.yaml", "--n", 2, *SEARCH, *given, cwd=tmp_path)
+    assert status == 2
+    assert "--metric val/acuracy: the runs have no such figure; there are val/accuracy, val/" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "runs/dots/sweep").exists()  # so that the right one can be given
+
+
+def wait_for(path: Path, running: Running) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline, running.output.read_text()
+        time.sleep(0.05)
+
+
+THREE = ("sweep", "--config", "dots.yaml", "--n", 3, *SEARCH)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(crossmodal: Zygote, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_experiment(folder, epochs=30)
+    status, output = crossmodal.run(*THREE, cwd=folder)
+    assert status == 0, output
+    return trials(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_that_is_stopped_goes_on_and_comes_to_the_same(
+    crossmodal: Zygote, tmp_path: Path, undisturbed: list[tuple[Any, ...]], number: signal.Signals
+) -> None:
+    write_experiment(tmp_path, epochs=30)
+    running = crossmodal.start(*THREE, cwd=tmp_path)
+    wait_for(tmp_path / "runs/dots/sweep/1/metrics.csv", running)
+    os.kill(running.pid, number)
+    status, output = running.wait()
+    assert status == (-9 if number == signal.SIGKILL else 130)
+    if number == signal.SIGINT:
+        assert output.endswith("interrupted by SIGINT; the same command goes on with the sweep\n")
+    status, output = crossmodal.run(*THREE, cwd=tmp_path)
+    assert status == 0, output
+    assert "3 trials (1 are done)" in output
+    assert trials(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+def test_the_page_is_whole_in_a_browser(crossmodal: Zygote, swept: tuple[Path, str]) -> None:
+    folder, _ = swept
+    status, output = crossmodal.run("report", "runs/dots/sweep", cwd=folder)
+    assert status == 0, output
+    for width, dark in ((1200, True), (390, False)):
+        with window(folder, dark=dark, width=width) as opened:
+            opened.page.goto((folder / "runs/dots/sweep/report.html").as_uri())
+            opened.page.wait_for_function(
+                "document.querySelectorAll('.plot svg.marks').length == document.querySelectorAll('.plot').length"
+            )
+            assert opened.page.locator(".plot").count() >= 4
+            assert opened.width <= width
+            opened.keep(f"sweep-{width}")
+            assert opened.complaints == []
