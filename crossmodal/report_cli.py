@@ -108,13 +108,14 @@ def _write(options: Options, script: Future[str]) -> int:
     from crossmodal.report.page import render
 
     tame_chatter()
+    command = shlex.join(["crossmodal", *sys.argv[1:]])
     try:
         if options.sweep is not None:
             page = sweep.report(options.sweep)
         elif len(options.runs) == 1:
-            page = single.report(*options.runs[0], rows=options.rows)
+            page = single.report(*options.runs[0], rows=options.rows, command=command)
         else:
-            page = several.compare(options.runs, rows=options.rows, command=shlex.join(["crossmodal", *sys.argv[1:]]))
+            page = several.compare(options.runs, rows=options.rows, command=command)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(render(page, script.result()), encoding="utf-8")
     except (*MISTAKES, UsageError) as error:

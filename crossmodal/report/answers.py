@@ -16,7 +16,8 @@ from crossmodal.calibration import reliability
 from crossmodal.heads import ClassificationHead
 from crossmodal.report.comparison import Interval, bootstrap
 from crossmodal.report.contributions import interactions, shapley, under_absence
-from crossmodal.report.evaluation import NOISE, NOISY_ROWS, Evaluation, Opened, TaskEvaluation
+from crossmodal.report.drawing import NOISE
+from crossmodal.report.evaluation import NOISY_ROWS, Evaluation, Opened, TaskEvaluation
 from crossmodal.report.page import Section, ShownRow
 from crossmodal.report.plots import Plot, diagonal, heat_map, intervals, lines, shown
 from crossmodal.shown_inputs import shown as shown_input
@@ -138,21 +139,27 @@ def judged(evaluation: Evaluation) -> Section:
 
 def _confusion(evaluation: Evaluation, task: str, one: TaskEvaluation) -> Plot:
     predicted_R, count = one.activated_RC.argmax(1), len(one.names)
-    counts_CC = torch.bincount(one.targets * count + predicted_R, minlength=count**2).reshape(count, count)
-    wrong_C = counts_CC.sum(0) + counts_CC.sum(1) - 2 * counts_CC.diag()
-    chosen = (wrong_C * len(one.targets) + counts_CC.sum(1)).argsort(descending=True)[:MOST_CLASSES].sort().values
-    shares_CC = counts_CC / counts_CC.sum(1, keepdim=True).clamp_min(1)
+    of_C = torch.bincount(one.targets, minlength=count)
+    wrong = one.targets != predicted_R
+    wrong_C = sum(torch.bincount(of_R[wrong], minlength=count) for of_R in (one.targets, predicted_R))
+    chosen = (wrong_C * len(one.targets) + of_C).argsort(descending=True)[:MOST_CLASSES].sort().values
+    size = len(chosen)
+    place_C = torch.full((count,), size).scatter(0, chosen.cpu(), torch.arange(size)).to(chosen.device)
+    # those that are not chosen go to a row and a column of their own: all of thousands of classes are too many
+    pairs_R = place_C[one.targets] * (size + 1) + place_C[predicted_R]
+    counts_CC = torch.bincount(pairs_R, minlength=(size + 1) ** 2).reshape(size + 1, size + 1)[:size, :size]
+    shares_CC = counts_CC / of_C[chosen, None].clamp_min(1)
     note = "Rows of each target by what was said; the darker, the greater the share of the target's rows."
     if count > MOST_CLASSES:
         note += f" The {MOST_CLASSES} classes of {count:,} with most mistakes."
     return heat_map(
         _title(evaluation, task, "Confusion"),
-        counts_CC[chosen][:, chosen].tolist(),
+        counts_CC.tolist(),
         rows=[one.names[number] for number in chosen.tolist()],
         columns=[one.names[number] for number in chosen.tolist()],
         row_title="target",
         column_title="prediction",
-        shade=shares_CC[chosen][:, chosen].tolist(),
+        shade=shares_CC.tolist(),
         note=note,
     )
 
@@ -206,7 +213,7 @@ def _shown_row(evaluation: Evaluation, task: str, one: TaskEvaluation, opened: O
     rows = opened.data.rows(evaluation.split)
     assert rows is not None
     name = evaluation.ids[number]
-    place = opened.place(evaluation.split, name)
+    place = opened.places(evaluation.split, evaluation.ids)[number]
     sample = read_sample(rows, place, list(opened.data.base_transforms), opened.data.outputs)
     if sample is None:
         return None

@@ -21,14 +21,13 @@ from crossmodal.heads import Head
 from crossmodal.mixture import Answers
 from crossmodal.model import CrossModalModel
 from crossmodal.module import CrossModalModule
+from crossmodal.report.drawing import NOISE, Drawn
 from crossmodal.reports import Prediction, report
 from crossmodal.run_folder import RunFolder
 from crossmodal.subsets import few_subsets
 from datamodules.batch import PairedBatch
 from datamodules.paired import PairedDataModule, Split
-from experts.base import ExpertTokens
 
-NOISE = (0.0, 0.5, 1.0, 2.0, 4.0)  # in deviations of the tokens
 # that are drawn: to be answered at each of these, and by each subset of the modalities
 NOISY_ROWS, SUBSET_ROWS = 1000, 4000
 MOST_MODALITIES = 6  # of whose 2^M subsets all are answered by
@@ -118,7 +117,7 @@ class Opened:
         self.module.eval()
         self._limited = False
         self.total = 0  # rows of the split that was read
-        self._places: dict[Split, dict[str, int]] = {}
+        self._places: dict[Split, list[int]] = {}
 
     @property
     def model(self) -> CrossModalModel:
@@ -162,13 +161,16 @@ class Opened:
         tokens, given, _ = self.model.observe(batch)
         return self.model.answer(tokens, given)
 
-    def place(self, split: Split, name: str) -> int:
-        """Return the number of a row of a split."""
+    def places(self, split: Split, ids: Sequence[str]) -> list[int]:
+        """Return the numbers of a split's rows by their names; rows of one name are taken in order."""
         if split not in self._places:
             rows = self.data.rows(split)
             assert rows is not None
-            self._places[split] = {rows.ids[number]: number for number in range(len(rows))}
-        return self._places[split][name]
+            left: dict[str, list[int]] = {}
+            for number in reversed(range(len(rows))):
+                left.setdefault(rows.ids[number], []).append(number)
+            self._places[split] = [left[name].pop() for name in ids]
+        return self._places[split]
 
 
 def evaluate(opened: Opened, split: Split, *, rows: int) -> Evaluation:
@@ -187,20 +189,26 @@ def evaluate(opened: Opened, split: Split, *, rows: int) -> Evaluation:
         raise ValueError(f"{opened.run.path}: its model has no heads, so that it answers nothing; it was pretrained")
     modalities = list(opened.model.experts)
     collected = _Collected(opened.module.outputs, heads, modalities)
-    drawn = _Drawn(opened.data.seed)
+    drawn = Drawn(opened.data.seed)
+    everything = frozenset(modalities)
     for batch in opened.read(split, rows=rows):
-        collected.add(batch, *opened.answer(batch))
+        outputs, answers = opened.answer(batch)
+        collected.add(batch, outputs, answers)
         count = min(rows, opened.total)
         if len(some := drawn.rows(batch, SUBSET_ROWS / count)):
+            collected.add_subset(everything, {task: of[some] for task, of in outputs.items()}, batch.take(some))
             for subset in collected.subsets:
-                outputs, _ = opened.answer(some.without(*(name for name in modalities if name not in subset)))
-                collected.add_subset(subset, outputs, some)
+                if subset == everything:
+                    continue
+                few = batch.take(some).without(*(everything - subset))
+                collected.add_subset(subset, opened.answer(few)[0], few)
         if len(some := drawn.rows(batch, NOISY_ROWS / count)):
-            for modality in [name for name in modalities if name in some.inputs]:
-                for strength in NOISE:
-                    noisy = drawn.noisy(modality, some.inputs[modality], strength)
-                    outputs, _ = opened.answer(replace(some, inputs={**some.inputs, modality: noisy}))
-                    collected.add_noisy(modality, strength, outputs, some)
+            noisy = batch.take(some)
+            for modality in [name for name in modalities if name in noisy.inputs]:
+                collected.add_noisy(modality, 0.0, {task: of[some] for task, of in outputs.items()}, noisy)
+                for strength, tokens in drawn.noisy(modality, noisy.inputs[modality]):
+                    changed = replace(noisy, inputs={**noisy.inputs, modality: tokens})
+                    collected.add_noisy(modality, strength, opened.answer(changed)[0], noisy)
     return collected.evaluation(split)
 
 
@@ -209,10 +217,8 @@ class _Collected:
 
     def __init__(self, names: Mapping[str, list[str]], heads: Mapping[str, Head], modalities: Sequence[str]) -> None:
         self.names, self.heads = dict(names), dict(heads)
-        self.modalities, self.subsets = (
-            list(modalities),
-            [frozenset[str](), *few_subsets(modalities, few=MOST_MODALITIES)],
-        )
+        self.modalities = list(modalities)
+        self.subsets = [frozenset[str](), *few_subsets(modalities, few=MOST_MODALITIES)]
         self.by_subset: dict[str, dict[frozenset[str], list[Tensor]]] = {task: {} for task in heads}
         self.ids: list[str] = []
         self.outputs: dict[str, list[Tensor]] = {task: [] for task in heads}
@@ -275,29 +281,11 @@ class _Collected:
             {
                 modality: [float(torch.cat(of[strength]).mean()) for strength in NOISE]
                 for modality, of in self.noisy[task].items()
+                if len(of) == len(NOISE)
             },
-            {subset: torch.cat(of).double().cpu().numpy() for subset, of in self.by_subset[task].items()},
+            {
+                subset: torch.cat(self.by_subset[task][subset]).double().cpu().numpy()
+                for subset in self.subsets
+                if subset in self.by_subset[task]
+            },
         )
-
-
-class _Drawn:
-    """What is drawn, apart from all else: rows, and noise on tokens, of a size that is the same for all batches."""
-
-    def __init__(self, seed: int) -> None:
-        self._draw = torch.Generator().manual_seed(seed)
-        self._deviation: dict[str, Tensor] = {}
-
-    def rows(self, batch: PairedBatch, share: float) -> PairedBatch:
-        """Return a share of a batch's rows, in order."""
-        if share >= 1:
-            return batch
-        return batch.take((torch.rand(len(batch), generator=self._draw) < share).nonzero().flatten())
-
-    def noisy(self, modality: str, tokens: ExpertTokens, strength: float) -> ExpertTokens:
-        """Return an expert's tokens with noise, in units of their deviation over the first batch."""
-        own_UND = tokens.tokens_BND.float()
-        if modality not in self._deviation:
-            self._deviation[modality] = own_UND[tokens.mask_BN].std(0, correction=0)
-        drawn_UND = torch.randn(own_UND.shape, generator=self._draw).to(own_UND.device)
-        noisy_UND = own_UND + strength * self._deviation[modality] * drawn_UND
-        return ExpertTokens(noisy_UND.to(tokens.tokens_BND.dtype), tokens.mask_BN)

@@ -29,7 +29,11 @@ def compare(runs: Sequence[tuple[RunFolder, Path]], *, rows: int, command: str) 
     evaluations: dict[str, Evaluation] = {}
     for run, checkpoint in runs:
         record = Record.read(run)
-        name = record.name if record.name not in records else str(run.path)
+        name = record.name
+        if sum(one.path == run.path for one, _ in runs) > 1:
+            name = f"{name} {checkpoint.stem}"
+        if name in records:  # of another folder
+            name = str(checkpoint)
         opened = Opened(run, checkpoint)
         records[name] = record
         evaluations[name] = evaluate(opened, opened.split(), rows=rows)
@@ -47,7 +51,7 @@ def compare(runs: Sequence[tuple[RunFolder, Path]], *, rows: int, command: str) 
 
 
 def _fits(records: dict[str, Record]) -> list[str]:
-    return [f"crossmodal fit --config {record.run.config}" for record in records.values()]
+    return list(dict.fromkeys(f"crossmodal fit --config {record.run.config}" for record in records.values()))
 
 
 def _figures(records: dict[str, Record]) -> Section:

@@ -11,13 +11,14 @@ from crossmodal.report.training import Record, training
 from crossmodal.run_folder import RunFolder
 
 
-def report(run: RunFolder, checkpoint: Path, *, rows: int) -> Page:
+def report(run: RunFolder, checkpoint: Path, *, rows: int, command: str) -> Page:
     """Return the page about a run.
 
     Args:
         run: Its folder.
         checkpoint: Whose weights answer.
         rows: How many are answered at most.
+        command: That made the page.
     """
     record = Record.read(run)
     opened = Opened(run, checkpoint)
@@ -38,6 +39,6 @@ def report(run: RunFolder, checkpoint: Path, *, rows: int) -> Page:
         training({record.name: record}),
         *shown,  # without heads it answers nothing
         record.cost(),
-        record.reproduction(f"crossmodal report {run.path}"),
+        record.reproduction(command),
     ]
     return Page(record.name, subtitle, record.headline(), sections)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,15 @@ class Record:
         """Return what was measured on the test split, or else on the val split, losses last."""
         found = {name: value for name, value in self.figures.items() if isinstance(value, int | float)}
         stage = "test" if any(name.startswith("test/") for name in found) else "val"
-        chosen = [(name, shown(value)) for name, value in found.items() if name.startswith(f"{stage}/")]
-        chosen.sort(key=lambda one: one[0].endswith("loss"))
-        return [one for one in chosen if one[0].count("/") == 1][:MOST_FIGURES] or chosen[:MOST_FIGURES]
+        chosen = {name.partition("/")[2]: value for name, value in found.items() if name.startswith(f"{stage}/")}
+        tasks = list((self.config.get("model") or {}).get("heads") or {})
+        # of several tasks each figure is named after its own; the first that each has is what it is judged by
+        of_tasks = [[name for name in chosen if name.startswith(f"{task}/") and name.count("/") == 1] for task in tasks]
+        names = [name for name in chosen if "/" not in name]
+        if len(tasks) > 1:
+            names += [name for of in zip_longest(*of_tasks) for name in of if name is not None]
+        names.sort(key=lambda name: name.endswith("loss"))
+        return [(f"{stage}/{name}", shown(chosen[name])) for name in (names or list(chosen))[:MOST_FIGURES]]
 
     def headline(self) -> list[tuple[str, str]]:
         """Return the figures that matter most."""

@@ -93,11 +93,24 @@ def test_the_page_about_a_run(crossmodal: Zygote, folder: Path) -> None:
 
 
 def test_the_same_run_gives_the_same_page(crossmodal: Zygote, folder: Path) -> None:
-    for name in ("one", "two"):
-        status, output = crossmodal.run("report", "runs/dots/0", "--rows", 60, "--output", f"{name}.html", cwd=folder)
+    pages = []
+    for _ in range(2):
+        status, output = crossmodal.run("report", "runs/dots/0", "--rows", 60, "--output", "one.html", cwd=folder)
         assert status == 0, output
-    assert page(folder / "one.html") == page(folder / "two.html")
-    assert re.search(r"on 60 of \d+ rows of the test split", page(folder / "one.html"))
+        pages.append(page(folder / "one.html"))
+    assert pages[0] == pages[1]
+    assert re.search(r"on 60 of \d+ rows of the test split", pages[0])
+    assert "crossmodal report runs/dots/0 --rows 60 --output one.html" in pages[0]
+
+
+def test_checkpoints_of_one_run_are_compared(crossmodal: Zygote, folder: Path) -> None:
+    checkpoints = [f"runs/dots/0/checkpoints/{name}.ckpt" for name in ("best", "last", "copy")]
+    shutil.copyfile(folder / checkpoints[0], folder / checkpoints[2])
+    status, output = crossmodal.run("report", *checkpoints, "--output", "three.html", cwd=folder)
+    assert status == 0, output
+    drawn = plots(folder / "three.html")["answer: difference in accuracy from dots/0 best"]
+    assert {one["name"]: one["value"] for one in drawn}.keys() == {"dots/0 last", "dots/0 copy"}
+    assert named(drawn)["dots/0 copy"] == 0
 
 
 def test_runs_are_compared_on_the_same_rows(crossmodal: Zygote, folder: Path) -> None:
@@ -182,6 +195,9 @@ def test_sounds_can_be_played_and_numbers_are_compared(crossmodal: Zygote, tmp_p
     )
     assert sum(values.values()) == pytest.approx(by_subset["none"] - by_subset["all"])
     assert len(by_subset) == 8
+    figures = json.loads((tmp_path / "runs/mixed/0/metrics.json").read_text())
+    for name in ("test/shape/accuracy", "test/size/mae"):  # what each task is judged by stands above all
+        assert re.search(rf"<b>{figures[name]:.4g}</b><span[^>]*>{name}<", text)
     assert "shape: confusion" in drawn
     assert "size: confusion" not in drawn
 
