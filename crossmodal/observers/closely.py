@@ -5,6 +5,7 @@ Legend: B rows, D width, L slots.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -27,6 +28,7 @@ from datamodules.paired import PairedDataModule
 ROWS = 256  # that are looked at, or of a small training split a share, so that a look costs little beside an epoch
 SHARE = 1 / 8
 LEAST_ROWS = 32
+BATCHES = 8  # that they are from, at most
 EXAMPLES = 8
 
 
@@ -45,7 +47,6 @@ class LookClosely(Callback):
         self._validations = 0
         self._is_now = False
         self._rows: list[PairedBatch] = []
-        self._passed = 0  # rows of this validation
 
     def state_dict(self) -> dict[str, int]:
         """Return how many validations there were."""
@@ -57,7 +58,7 @@ class LookClosely(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin anew; look at it, if it is time to."""
-        self._rows, self._passed = [], 0
+        self._rows = []
         self._is_now = trainer.state.fn == "fit" and not trainer.sanity_checking
         if self._is_now:
             self._validations += 1
@@ -82,22 +83,24 @@ class LookClosely(Callback):
             known = replace(given, inputs={**given.inputs, **outputs["tokens"]})
         else:
             known = outputs["choice"].whole  # a subset may choose what all together did not
-        every = self._every(trainer)
-        begin = -self._passed % every
-        self._passed += len(known)
-        if begin < len(known):
-            kept = known.take(torch.arange(begin, len(known), every))
+        stride, count = self._share(trainer)
+        if batch_idx % stride == 0 and len(known):
+            kept = known.take(torch.linspace(0, len(known) - 1, min(count, len(known))).long())
             self._rows.append(replace(kept, inputs={**kept.inputs, **pl_module.model.encode(kept)}))
 
     @staticmethod
-    def _every(trainer: Trainer) -> int:
-        """Return of how many validation rows one is kept."""
+    def _share(trainer: Trainer) -> tuple[int, int]:
+        """Return of how many batches one is looked at, and how many of its rows.
+
+        Few batches from all over the split: what a subset says of a few rows of each of many takes a GPU as long as
+        what it says of all of them.
+        """
         data = getattr(trainer, "datamodule", None)
-        if not isinstance(data, PairedDataModule):
-            return 1
-        train, val = (len(rows) if (rows := data.rows(split)) is not None else 0 for split in ("train", "val"))
-        wanted = min(ROWS, max(LEAST_ROWS, int(SHARE * train)))
-        return max(1, -(-val // wanted))
+        train = data.rows("train") if isinstance(data, PairedDataModule) else None
+        wanted = min(ROWS, max(LEAST_ROWS, int(SHARE * len(train)))) if train is not None else ROWS
+        batches = int(min(trainer.num_val_batches[0], 1e9))  # of a stream nobody knows how many
+        stride = max(1, math.ceil(batches / BATCHES))
+        return stride, math.ceil(wanted / max(1, math.ceil(batches / stride)))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look, and log it."""

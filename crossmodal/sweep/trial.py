@@ -58,7 +58,7 @@ def train(
         UsageError: The run has no such metric.
     """
     _wait_for(run)
-    command = [sys.executable, "-m", "crossmodal.cli", *arguments]
+    command = [sys.executable, "-m", "crossmodal", *arguments]
     with (run.path / "output.txt").open("ab") as output:
         process = subprocess.Popen(
             command,
