@@ -12,7 +12,7 @@ from typing import Any
 from crossmodal.arguments import read_options as read_keys
 from crossmodal.arguments import read_yaml
 from crossmodal.errors import UsageError
-from crossmodal.run_folder import RunFolder, trained_run
+from crossmodal.run_folder import RunFolder, given_run
 
 HELP = """\
 usage: crossmodal extend --model RUN --expert NAME=FOLDER [--like NAME] [--lora RANK] [--config FILE] [--KEY VALUE ...]
@@ -86,7 +86,7 @@ def run_of(path: Path) -> tuple[RunFolder, Path]:
         UsageError: There is no such run.
     """
     try:
-        return trained_run(path)
+        return given_run(path)
     except ValueError as error:
         raise UsageError(f"--model {error}") from None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossmodal.errors import TRACEBACK, UsageError, place_in_own_code, refuse
-from crossmodal.run_folder import RunFolder, trained_run
+from crossmodal.run_folder import RunFolder, given_run
 from crossmodal.sweep.search import SUMMARY
 
 HELP = """\
@@ -23,7 +23,7 @@ Write one page about a trained run: its figures and curves, what each modality c
 absence, whom it listens to, what it takes for what, its best and worst answers, what it cost, and how to repeat it.
 Of several runs write a page that compares them, on the same rows. The page needs no network, and nothing beside it.
 
-  RUN                such as runs/easy_vqa/0 (best.ckpt, or else last.ckpt), or a checkpoint
+  RUN                such as runs/easy_vqa/0 (best.ckpt, or else last.ckpt), runs/easy_vqa (the newest), or a checkpoint
   SWEEP              a sweep's folder, such as runs/easy_vqa/sweep: what was tried, what it came to, what mattered
   --output FILE.html by default report.html in the first run's folder, or compare.html of several
   --rows N           rows of the test split (or else the val split) that are answered, drawn if it has more (10000)
@@ -70,7 +70,7 @@ def read_options(arguments: list[str]) -> Options | None:
             raise UsageError(f"{sweep} is a sweep, which has a page of its own: give it alone")
         return Options([], given.output or sweep / "report.html", int(given.rows), sweep)
     try:
-        runs = [trained_run(path) for path in given.runs]
+        runs = [given_run(path) for path in given.runs]
     except ValueError as error:
         raise UsageError(str(error)) from None
     places = [checkpoint.resolve() for _, checkpoint in runs]

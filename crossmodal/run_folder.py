@@ -124,6 +124,9 @@ def known(value: Any) -> Any:
 def trained_run(path: Path) -> tuple[RunFolder, Path]:
     """Return a run, and its best checkpoint or else its last, or the checkpoint that is given itself.
 
+    Args:
+        path: Of the run, or of a checkpoint.
+
     Raises:
         ValueError: There is no such run.
     """
@@ -135,6 +138,21 @@ def trained_run(path: Path) -> tuple[RunFolder, Path]:
     if found is None:
         raise ValueError(f"{path}: the run has neither {checkpoints[0]} nor {checkpoints[-1].name}")
     return run, found
+
+
+def given_run(path: Path) -> tuple[RunFolder, Path]:
+    """Return what `trained_run` does, or the newest run of an experiment's folder, such as runs/easy_vqa.
+
+    That is for who types it; a configuration must not mean another run tomorrow.
+
+    Raises:
+        ValueError: There is no such run.
+    """
+    if path.is_dir() and path.name and not (path / "config.yaml").is_file():
+        newest = [RunFolder.latest(path.parent, path.name, having=name) for name in ("best", "last")]
+        runs = sorted((run for run in newest if run is not None), key=lambda run: int(run.path.name))
+        path = runs[-1].path if runs else path
+    return trained_run(path)
 
 
 def check_trained_run(run: object) -> None:
@@ -154,7 +172,7 @@ def checkpoint_to_evaluate(command: str, given: str | None, runs: Path, name: st
     if given is None:
         raise ValueError(f"crossmodal {command} needs --ckpt_path: a file, best or last")
     if given not in ("best", "last"):
-        return trained_run(Path(given))[1] if Path(given).is_dir() else Path(given)
+        return given_run(Path(given))[1] if Path(given).is_dir() else Path(given)
     run = RunFolder.latest(runs, name, having=given)
     if run is None:
         if (other := RunFolder.latest(runs, name)) is not None and any(other.path.glob("checkpoints/*.ckpt")):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
 from torch.optim import Optimizer
 
 from crossmodal.module import CrossModalModule
@@ -27,6 +28,7 @@ class Pace(Callback):
         self._steps = self._rows = 0
         self._seconds = self._mark = 0.0
         self._norms: dict[str, float] = {}
+        self._parameters: dict[str, list[nn.Parameter]] = {}  # by what the figure's name ends with
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what was encoded, and start the clock."""
@@ -37,6 +39,13 @@ class Pace(Callback):
                 name = f"features/{key}/{one.modality}"
                 counts[name] = counts.get(name, 0) + count
         log(trainer, counts)
+        groups: dict[str, list[nn.Parameter]] = {"": []}
+        for name, parameter in pl_module.model.named_parameters():
+            groups[""].append(parameter)
+            part, _, rest = name.partition(".")
+            if part in ("experts", "projections"):
+                groups.setdefault(f"/{rest.partition('.')[0]}", []).append(parameter)
+        self._parameters = groups
         self._mark = time.perf_counter()
 
     def on_train_batch_end(
@@ -68,15 +77,11 @@ class Pace(Callback):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if not every or (trainer.global_step + 1) % every:
             return
-        assert isinstance(pl_module, CrossModalModule)
-        groups: dict[str, list[torch.Tensor]] = {"": []}
-        for name, parameter in pl_module.model.named_parameters():
-            if parameter.grad is not None:
-                groups[""].append(parameter.grad)
-                part, _, rest = name.partition(".")
-                if part in ("experts", "projections"):
-                    groups.setdefault(f"/{rest.partition('.')[0]}", []).append(parameter.grad)
-        of_groups = {name: torch.nn.utils.get_total_norm(of) for name, of in groups.items() if of}
+        gradients = {
+            name: [one.grad for one in parameters if one.grad is not None]
+            for name, parameters in self._parameters.items()
+        }
+        of_groups = {name: torch.nn.utils.get_total_norm(of) for name, of in gradients.items() if of}
         if of_groups:  # a GPU is made to wait once
             norms = torch.stack([*of_groups.values()]).tolist()
             self._norms = {f"train/gradient_norm{name}": norm for name, norm in zip(of_groups, norms, strict=True)}

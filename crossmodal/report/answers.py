@@ -105,7 +105,7 @@ def absence_of(one: TaskEvaluation, modalities: Sequence[str]) -> dict[str, list
 
 
 def routing(evaluation: Evaluation) -> Section:
-    """Return whom a mixture listens to, by what is to be said."""
+    """Return whom a mixture listens to, by what is to be said, and what is written to a workspace."""
     plots = []
     if evaluation.weights_RM is not None:
         mean_M = evaluation.weights_RM.mean(0)
@@ -125,6 +125,19 @@ def routing(evaluation: Evaluation) -> Section:
                     note="Weights of a row sum to 1; “fusion” is the joint answer of all experts.",
                 )
             )
+    if evaluation.writing is not None and evaluation.writing[0]:
+        rows, columns, values = evaluation.writing
+        plots.append(
+            heat_map(
+                "What is written to the workspace",
+                values,
+                rows=rows,
+                columns=columns,
+                row_title="slot",
+                column_title="modality",
+                note="How each slot divides what it reads among the modalities, in the mean over rows and heads.",
+            )
+        )
     return Section("Whom it listens to", plots=plots)
 
 

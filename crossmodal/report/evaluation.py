@@ -6,6 +6,7 @@ Legend: U distinct inputs, N tokens, D width, R rows, B rows of a batch, C outpu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from torch import Tensor
 
 from crossmodal.checkpoints import load_weights
 from crossmodal.experiment_cli import DataAndModel
+from crossmodal.fusion import WorkspaceFusion
 from crossmodal.gates import store_split
 from crossmodal.heads import Head
 from crossmodal.mixture import Answers
 from crossmodal.model import CrossModalModel
 from crossmodal.module import CrossModalModule
+from crossmodal.observers.workspace import Writing
 from crossmodal.report.drawing import NOISE, Drawn
 from crossmodal.reports import Prediction, report
 from crossmodal.run_folder import RunFolder
@@ -85,6 +88,8 @@ class Evaluation:
         weights_RM: Of a mixture's members.
         members: Their names.
         modalities: Those of the experts.
+        writing: Of a workspace its slots in each round, the modalities, and how each slot divides what it reads among
+            them.
     """
 
     split: Split
@@ -93,6 +98,7 @@ class Evaluation:
     weights_RM: Tensor | None
     members: list[str]
     modalities: list[str]
+    writing: tuple[list[str], list[str], list[list[float]]] | None = None
 
 
 class Opened:
@@ -191,8 +197,11 @@ def evaluate(opened: Opened, split: Split, *, rows: int) -> Evaluation:
     collected = _Collected(opened.module.outputs, heads, modalities)
     drawn = Drawn(opened.data.seed)
     everything = frozenset(modalities)
+    fusion = opened.model.fusion
+    writing = Writing(fusion) if isinstance(fusion, WorkspaceFusion) else None
     for batch in opened.read(split, rows=rows):
-        outputs, answers = opened.answer(batch)
+        with writing.watched() if writing else nullcontext():
+            outputs, answers = opened.answer(batch)
         collected.add(batch, outputs, answers)
         count = min(rows, opened.total)
         if len(some := drawn.rows(batch, SUBSET_ROWS / count)):
@@ -209,7 +218,7 @@ def evaluate(opened: Opened, split: Split, *, rows: int) -> Evaluation:
                 for strength, tokens in drawn.noisy(modality, noisy.inputs[modality]):
                     changed = replace(noisy, inputs={**noisy.inputs, modality: tokens})
                     collected.add_noisy(modality, strength, opened.answer(changed)[0], noisy)
-    return collected.evaluation(split)
+    return replace(collected.evaluation(split), writing=writing.matrix() if writing else None)
 
 
 class _Collected:

@@ -82,6 +82,11 @@ def test_the_page_about_a_run(crossmodal: Zygote, folder: Path) -> None:
     assert "crossmodal fit --config runs/whom/0/config.yaml" in text
     assert text.count('<img alt="image" src="data:image/jpeg;base64,') >= 4
     assert {one["column"] for one in drawn["Mean weight of each member"]} == {"image", "question", "fusion"}
+    written = drawn["What is written to the workspace"]
+    slots = {one["row"] for one in written}
+    assert slots == {f"round {number}, slot {slot}" for number in (1, 2) for slot in (1, 2, 3, 4)}
+    for slot in slots:
+        assert sum(one["value"] for one in written if one["row"] == slot) == pytest.approx(1, abs=1e-5)
     counts = [one["value"] for one in drawn["Confusion"]]
     by_subset, values = named(drawn["Accuracy by these modalities alone"]), named(drawn["Shapley values of accuracy"])
     assert set(by_subset) == {"none", "image", "question", "image + question"}

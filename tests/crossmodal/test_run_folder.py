@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crossmodal.run_folder import RunFolder, checkpoint_to_evaluate, run_to_go_on_with
+from crossmodal.run_folder import RunFolder, checkpoint_to_evaluate, given_run, run_to_go_on_with, trained_run
 
 
 def test_versions_count_up(tmp_path: Path) -> None:
@@ -99,8 +99,12 @@ def test_a_runs_folder_means_its_own_checkpoints(tmp_path: Path) -> None:
     assert checkpoint_to_evaluate("test", given, tmp_path, "dots") == older.checkpoint("last")
     older.checkpoint("best").touch()
     assert checkpoint_to_evaluate("test", given, tmp_path, "dots") == older.checkpoint("best")
+    # the experiment's folder means the newest run that has any
+    assert checkpoint_to_evaluate("test", str(tmp_path / "dots"), tmp_path, "dots") == newest.checkpoint("last")
     with pytest.raises(ValueError, match="no run, which has a"):
-        checkpoint_to_evaluate("test", str(tmp_path / "dots"), tmp_path, "dots")
+        trained_run(tmp_path / "dots")  # but not in a configuration, which would mean another tomorrow
+    with pytest.raises(ValueError, match="no run, which has a"):
+        given_run(tmp_path)
     older.checkpoint("last").unlink()
     with pytest.raises(ValueError, match="0 has no last"):
         run_to_go_on_with(given, tmp_path, "dots")
