@@ -96,11 +96,13 @@ def main(options: Options, arguments: list[str]) -> int:
             specification = _specification(settings, self.modality)
 
             def save(folder: Path, *, replace: bool) -> None:
+                from crossmodal.tracking import log_folder
                 from experts.saved import save_expert
 
                 assert self.run_folder is not None
                 card = _card(self.modality, specification, settings, self.figures, folder, self.run_folder.path)
                 save_expert(folder, specification, expert, card, merge=not options.keep_lora, replace=replace)
+                log_folder(self.trainer, folder, kind="expert")
 
             _save(self.folder, save, overwrite=options.overwrite)
 

@@ -28,6 +28,7 @@ from crossmodal.run_folder import known
 FILE, FOLDER = "media.jsonl", "media"
 MOST_PIXELS = 512
 MOST_CHARACTERS = 1000
+MOST_SECONDS = 30
 
 
 class MediaLog:
@@ -68,7 +69,8 @@ class MediaLog:
                 return {"kind": "text", "text": raw[:MOST_CHARACTERS]}
             case (np.ndarray() as samples_TC, int() | np.integer() as rate):
                 stream = io.BytesIO()
-                soundfile.write(stream, samples_TC, int(rate), format="WAV", subtype="PCM_16")
+                first_TC = samples_TC[: MOST_SECONDS * int(rate)]
+                soundfile.write(stream, first_TC, int(rate), format="WAV", subtype="PCM_16")
                 seconds = len(samples_TC) / rate
                 return {
                     "kind": "audio",

@@ -54,11 +54,31 @@ def loggers(
     return found
 
 
-def finish(loggers: Sequence[Logger]) -> None:
-    """Let wandb write what it has not written yet, and end the run."""
+def finish(loggers: Sequence[Logger], figures: Mapping[str, Any]) -> None:
+    """Let wandb write what it has not written yet, and end the run.
+
+    Args:
+        loggers: Of the run.
+        figures: Of `metrics.json`, for wandb's summary; those of the best checkpoint are named `best/val/...`.
+    """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update(
+                {f"best/{name}" if name.startswith("val/") else name: value for name, value in figures.items()}
+            )
             logger.experiment.finish()
+
+
+def log_folder(trainer: Trainer, folder: Path, *, kind: str) -> None:
+    """Give wandb a folder as an artifact, if `LogCheckpoints` says that it is to have such."""
+    if any(isinstance(one, LogCheckpoints) for one in trainer.callbacks):  # type: ignore[attr-defined]
+        import wandb
+
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                artifact = wandb.Artifact(f"{kind}-{logger.experiment.id}", type=kind)
+                artifact.add_dir(str(folder))
+                logger.experiment.log_artifact(artifact)
 
 
 def _mode_of_environment() -> str | None:

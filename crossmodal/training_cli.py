@@ -203,7 +203,7 @@ class TrainingCLI(ExperimentCLI):
             if self._new_folder is not None:
                 self._save_config()
             else:  # what it began with stays until the checkpoint is found to go with what is given now
-                save = LambdaCallback(on_train_start=lambda *_: self._save_config())
+                save = LambdaCallback(on_train_start=lambda *_: self._go_on())
                 self.trainer.callbacks.append(save)  # type: ignore[attr-defined]
             say(f"run: {self.run_folder.path}")
         self.trainer.fit(**{**kwargs, "weights_only": True})
@@ -236,15 +236,26 @@ class TrainingCLI(ExperimentCLI):
         path = self.run_folder.write("metrics.json", figures)
         print_figures(figures, {"checkpoints": path.parent / "checkpoints", "figures": path})
         say(f"page: crossmodal report {path.parent}")
-        finish(self.trainer.loggers)
+
+    def after_fit(self) -> None:
+        """Let those that follow the run write what they have not written yet."""
+        finish(self.trainer.loggers, self.figures)
 
     def _measure(self, split: str, checkpoint: str | None) -> dict[str, float]:
         evaluate = self.trainer.validate if split == "val" else self.trainer.test
+        loggers = self.trainer.loggers
+        self.trainer.loggers = [] if split == "val" else loggers  # curves end where training does
         # the best checkpoint's weights are loaded here, or those that training ended with are used
         figures = evaluate(
             self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True
         )
+        self.trainer.loggers = loggers
         return dict(figures[0]) if figures else {}  # none where limit_test_batches is 0
+
+    def _go_on(self) -> None:
+        assert self.run_folder is not None
+        (self.run_folder.path / "metrics.json").unlink(missing_ok=True)  # of where it had ended before
+        self._save_config()
 
     def _save_config(self) -> None:
         assert self.run_folder is not None

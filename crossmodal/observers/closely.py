@@ -17,7 +17,7 @@ from torch import Tensor
 from crossmodal.fusion import WorkspaceFusion
 from crossmodal.media import MediaLog
 from crossmodal.module import CrossModalModule
-from crossmodal.observers.logging import add_media, is_look, log
+from crossmodal.observers.logging import When, add_media, is_look, log
 from crossmodal.observers.workspace import Writing, effective_rank
 from crossmodal.reports import report
 from crossmodal.subsets import few_subsets
@@ -45,8 +45,10 @@ class LookClosely(Callback):
     def __init__(self, media: MediaLog) -> None:
         self._media = media
         self._validations = 0
-        self._is_now = False
+        self._is_watched = False
         self._rows: list[PairedBatch] = []
+        self._when: When | None = None  # they were validated
+        self._inputs: dict[str, dict[str, Any]] = {}  # of examples, by the names of their rows
 
     def state_dict(self) -> dict[str, int]:
         """Return how many validations there were."""
@@ -57,13 +59,10 @@ class LookClosely(Callback):
         self._validations = state_dict["validations"]
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew; look at it, if it is time to."""
-        self._rows = []
-        self._is_now = trainer.state.fn == "fit" and not trainer.sanity_checking
-        if self._is_now:
-            self._validations += 1
-            is_last = trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
-            self._is_now = is_look(self._validations) or is_last
+        """Begin anew."""
+        self._rows, self._when = [], When.now(trainer)
+        self._is_watched = trainer.state.fn == "fit" and not trainer.sanity_checking
+        self._validations += self._is_watched
 
     def on_validation_batch_end(
         self,
@@ -76,7 +75,7 @@ class LookClosely(Callback):
     ) -> None:
         """Keep some rows, from all over the split."""
         assert isinstance(pl_module, CrossModalModule)
-        if not self._is_now or outputs is None:
+        if not self._is_watched or outputs is None:
             return
         given: PairedBatch = outputs["batch"]
         if outputs["choice"] is None:
@@ -103,16 +102,29 @@ class LookClosely(Callback):
         return stride, math.ceil(wanted / max(1, math.ceil(batches / stride)))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look, and log it."""
+        """Look, if it is time to."""
+        if self._is_watched and is_look(self._validations):
+            self._look(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look after the last validation, too, of which nobody knew that it was: training may stop early."""
+        modes = [(module, module.training) for module in pl_module.modules()]
+        with torch.inference_mode():
+            pl_module.eval()
+            self._look(trainer, pl_module)
+        for module, was_training in modes:
+            module.training = was_training
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, CrossModalModule)
-        if not self._is_now or not self._rows:
+        if not self._rows:
             return
         figures = _ranks_of_experts(self._rows)
         if pl_module.model.fusion is not None:
             figures |= _by_subsets(pl_module, self._rows)
             figures |= self._look_at_workspace(trainer, pl_module)
             self._show_examples(trainer, pl_module)
-        log(trainer, {f"val/{name}": value for name, value in figures.items()})
+        log(trainer, {f"val/{name}": value for name, value in figures.items()}, self._when)
         self._rows = []
 
     def _look_at_workspace(self, trainer: Trainer, module: CrossModalModule) -> dict[str, float]:
@@ -131,6 +143,7 @@ class LookClosely(Callback):
             values=values,
             row_title="slot",
             column_title="modality",
+            when=self._when,
         )
         return {"rank/workspace": effective_rank(pooled_RD)}
 
@@ -138,13 +151,13 @@ class LookClosely(Callback):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, PairedDataModule):
             return
-        rows = []
-        for batch, numbers in _various(self._rows, dict(module.heads)):
-            rows += self._examples(module, data, batch.take(torch.tensor(numbers)))
+        chosen = [batch.take(torch.tensor(of)) for batch, of in _various(self._rows, dict(module.heads))]
+        self._read_inputs(data, [name for batch in chosen for name in batch.ids])
+        rows = [row for batch in chosen for row in self._examples(module, batch)]
         if rows:
-            add_media(trainer, self._media, "val/examples", "examples", rows=rows)
+            add_media(trainer, self._media, "val/examples", "examples", rows=rows, when=self._when)
 
-    def _examples(self, module: CrossModalModule, data: PairedDataModule, few: PairedBatch) -> list[dict[str, Any]]:
+    def _examples(self, module: CrossModalModule, few: PairedBatch) -> list[dict[str, Any]]:
         heads = dict(module.heads)
         tokens, given, _ = module.model.observe(few)
         outputs, answers = module.model.answer(tokens, given)
@@ -161,7 +174,7 @@ class LookClosely(Callback):
                 rows.append(
                     {
                         "id": name,
-                        "inputs": self._inputs(data, name),
+                        "inputs": self._inputs[name],
                         "task": task,
                         "target": in_words(few.targets[task][number].cpu().numpy(), module.outputs[task]),
                         "prediction": str(said["prediction"][number]),
@@ -173,12 +186,19 @@ class LookClosely(Callback):
                 )
         return rows
 
-    def _inputs(self, data: PairedDataModule, name: str) -> dict[str, Any]:
+    def _read_inputs(self, data: PairedDataModule, names: list[str]) -> None:
+        """Read what rows show; it is the same at each look. Of rows of one name nobody knows which it is."""
+        wanted = {*names} - self._inputs.keys()
+        places: dict[str, list[int]] = {name: [] for name in wanted}
         rows = data.rows("val")
         assert rows is not None
-        place = next((number for number in range(len(rows)) if rows.ids[number] == name), None)
-        sample = None if place is None else read_sample(rows, place, list(data.base_transforms), data.outputs)
-        return {} if sample is None else {key: self._media.keep(raw) for key, raw in sample.inputs.items()}
+        for number, name in enumerate(rows.ids) if wanted else ():
+            if name in wanted:
+                places[name].append(number)
+        for name, of in places.items():
+            sample = read_sample(rows, of[0], list(data.base_transforms), data.outputs) if len(of) == 1 else None
+            inputs = {} if sample is None else sample.inputs
+            self._inputs[name] = {key: self._media.keep(raw) for key, raw in inputs.items()}
 
 
 def _various(batches: list[PairedBatch], heads: Mapping[str, object]) -> Iterator[tuple[PairedBatch, list[int]]]:

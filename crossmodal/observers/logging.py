@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pytorch_lightning import Trainer
@@ -11,15 +12,29 @@ from pytorch_lightning.loggers import WandbLogger
 from crossmodal.media import MediaLog
 
 
-def step_of(trainer: Trainer) -> int:
-    """Return the step that Lightning logs at."""
-    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+@dataclass(frozen=True)
+class When:
+    """A moment of training.
+
+    Args:
+        step: That Lightning logs at.
+        epoch: From 0.
+    """
+
+    step: int
+    epoch: int
+
+    @classmethod
+    def now(cls, trainer: Trainer) -> When:
+        """Return this moment."""
+        return cls(int(trainer.fit_loop.epoch_loop._batches_that_stepped), trainer.current_epoch)
 
 
-def log(trainer: Trainer, figures: Mapping[str, float]) -> None:
-    """Log figures; they are neither monitored nor shown while training."""
+def log(trainer: Trainer, figures: Mapping[str, float], when: When | None = None) -> None:
+    """Log figures, by default of now; they are neither monitored nor shown while training."""
+    when = when or When.now(trainer)
     for logger in trainer.loggers if figures else ():
-        logger.log_metrics({**figures, "epoch": trainer.current_epoch}, step=step_of(trainer))
+        logger.log_metrics({**figures, "epoch": when.epoch}, step=when.step)
 
 
 def is_look(number: int) -> bool:
@@ -27,14 +42,23 @@ def is_look(number: int) -> bool:
     return number & (number - 1) == 0  # a power of two
 
 
-def add_media(trainer: Trainer, media: MediaLog, name: str, kind: str, *, tracked: bool = True, **content: Any) -> None:
-    """Write media to the run's folder, and to wandb where the run has it and they are to be tracked."""
-    step = step_of(trainer)
-    line = media.add(name, kind, step=step, epoch=trainer.current_epoch, **content)
+def add_media(
+    trainer: Trainer,
+    media: MediaLog,
+    name: str,
+    kind: str,
+    *,
+    tracked: bool = True,
+    when: When | None = None,
+    **content: Any,
+) -> None:
+    """Write media, by default of now, to the run's folder, and to wandb where the run has it and they are tracked."""
+    when = when or When.now(trainer)
+    line = media.add(name, kind, step=when.step, epoch=when.epoch, **content)
     for logger in trainer.loggers if tracked else ():
         if isinstance(logger, WandbLogger):
             columns, rows = _table(line, media)
-            logger.log_table(key=name, columns=columns, data=rows, step=step)
+            logger.log_table(key=name, columns=columns, data=rows, step=when.step)
 
 
 def _table(line: Mapping[str, Any], media: MediaLog) -> tuple[list[str], list[list[Any]]]:

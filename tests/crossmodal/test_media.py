@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from crossmodal.media import FILE, MediaLog, read_media
+from crossmodal.media import FILE, MOST_SECONDS, MediaLog, read_media
 
 
 def test_each_raw_input_is_kept_so_that_it_can_be_shown(tmp_path: Path) -> None:
@@ -33,6 +33,13 @@ def test_each_raw_input_is_kept_so_that_it_can_be_shown(tmp_path: Path) -> None:
     assert log.keep([image, image]) == {"kind": "other", "text": "a sequence of 2"}
     assert log.keep(np.zeros((3, 4))) == {"kind": "other", "text": "3 x 4 numbers"}
     assert len(list((tmp_path / "media").iterdir())) == 2
+
+
+def test_of_a_long_recording_the_first_seconds_are_kept(tmp_path: Path) -> None:
+    samples = np.linspace(0, 0.5, 100 * 40, dtype=np.float32)  # 40 s
+    kept = MediaLog(tmp_path).keep((samples, 100))
+    found, _ = soundfile.read(tmp_path / kept["file"])
+    assert (len(found), kept["seconds"]) == (100 * MOST_SECONDS, 40)
 
 
 def test_a_run_that_goes_on_writes_no_line_twice(tmp_path: Path) -> None:

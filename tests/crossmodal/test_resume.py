@@ -139,6 +139,22 @@ def test_a_longer_run_goes_on_learning(crossmodal: Zygote, undisturbed: Path, tm
     assert not torch.equal(before["state_dict"][name], after["state_dict"][name])
 
 
+def test_a_run_that_is_made_longer_has_no_figures_until_it_ends(
+    crossmodal: Zygote, undisturbed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed / "runs", tmp_path / "runs")
+    written = tmp_path / "runs/dots/0/metrics.json"
+    longer = (*FIT[:3], "--trainer.max_epochs", 500, *FIT[5:], "--ckpt_path", "last")
+    running = crossmodal.start(*longer, cwd=tmp_path)
+    until = time.monotonic() + 60
+    while written.exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    assert not written.exists()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [

@@ -199,3 +199,26 @@ def test_gradients_and_checkpoints_on_request(crossmodal: Zygote, tmp_path: Path
     artifacts = [record["artifact"] for record in records(run) if record["type"] == "artifact"]
     (model,) = (artifact for artifact in artifacts if artifact["type"] == "model")
     assert {entry["path"] for entry in model["manifest"]["contents"]} == {"best.ckpt", "last.ckpt"}
+    summary: dict[str, Any] = {}
+    for record in records(run):
+        if record["type"] == "summary":
+            summary |= record["summary"]["update"]
+    figures = json.loads((run / "metrics.json").read_text())
+    assert summary["best/val/accuracy"] == figures["val/accuracy"]
+    assert summary["test/accuracy"] == figures["test/accuracy"]
+
+
+def test_the_folder_of_an_expert_is_an_artifact(crossmodal: Zygote, tmp_path: Path) -> None:
+    dots(tmp_path)
+    experiment = yaml.safe_load((tmp_path / "dots.yaml").read_text())
+    experiment["experts"] = {"image": {"class_path": "experts.image.ImageExpert", "init_args": {
+        "model": "test_efficientnet", "pretrained": False, "image_size": 32, "freeze": False}}}  # fmt: skip
+    experiment["data"]["init_args"]["absent"] = 0.0
+    experiment["trainer"]["callbacks"] = [{"class_path": "crossmodal.tracking.LogCheckpoints"}]
+    (tmp_path / "dots.yaml").write_text(yaml.safe_dump(experiment))
+    status, output = crossmodal.run("expert", "fit", "--config", "dots.yaml", cwd=tmp_path)
+    assert status == 0, output
+    (run,) = tmp_path.glob("runs/**/0")
+    artifacts = {one["artifact"]["type"]: one["artifact"] for one in records(run) if one["type"] == "artifact"}
+    paths = {entry["path"] for entry in artifacts["expert"]["manifest"]["contents"]}
+    assert {"expert.yaml", "model.safetensors"} <= paths

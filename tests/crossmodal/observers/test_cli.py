@@ -63,7 +63,7 @@ def test_what_is_logged(folder: Path) -> None:
     assert wanted <= history.keys()
     assert len(history["val/calibration_error"]) == 3  # after each epoch
     assert len(history["val/rank/workspace"]) == 3  # after the first, the second, and the last
-    steps = [step for step, _ in history["val/loss"]][:3]
+    steps = [step for step, _ in history["val/loss"]]  # the best checkpoint's, after training, adds no point
     assert [step for step, _ in history["val/calibration_error"]] == steps
     everything = history["train/gradient_norm"][0][1]
     parts = [history[f"train/gradient_norm/{name}"][0][1] for name in ("image", "question")]
@@ -167,3 +167,37 @@ def test_with_a_selector_and_without_a_validation_split(crossmodal: Zygote, tmp_
     history = read_history(tmp_path / "runs/unseen/0/metrics.csv")
     assert "train/gradient_norm" in history
     assert not [name for name in history if name.startswith("val/")]
+
+
+def test_a_run_that_ends_early_is_looked_at_when_it_ends(crossmodal: Zygote, tmp_path: Path) -> None:
+    stop = {"class_path": "pytorch_lightning.callbacks.EarlyStopping"}
+    stop["init_args"] = {"monitor": "val/loss", "patience": 0, "min_delta": 1e9}  # type: ignore[assignment]
+    for name, trainer in {"steps": {"max_steps": 24, "max_epochs": -1}, "early": {"max_epochs": 9}}.items():
+        dots(tmp_path, name, **trainer)
+        experiment = yaml.safe_load((tmp_path / f"{name}.yaml").read_text())
+        if name == "early":
+            stop["init_args"]["patience"] = 2  # type: ignore[index]
+            experiment["trainer"]["callbacks"] = [stop]
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(experiment))
+        status, output = crossmodal.run("fit", "--config", f"{name}.yaml", cwd=tmp_path)
+        assert status == 0, output
+        history = read_history(tmp_path / f"runs/{name}/0/metrics.csv")
+        assert len(history["val/loss"]) == 3, name
+        looked = [step for step, _ in history["val/rank/workspace"]]
+        assert looked == [step for step, _ in history["val/loss"]], name  # the first, the second, and the last
+
+
+def test_rows_of_one_name_show_no_inputs(crossmodal: Zygote, tmp_path: Path) -> None:
+    """Nobody knows which of them it is."""
+    manifest = write_manifest(tmp_path, num_rows=60, missing=0.0)
+    header, *lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([f"{header},name", *(f"{line},{row // 2}" for row, line in enumerate(lines))]))
+    experiment = mixed_experiment(manifest, "ConcatFusion", epochs=1)
+    experiment["data"]["init_args"] |= {"id": "name", "split": {"val": 0.5}}
+    (tmp_path / "mixed.yaml").write_text(yaml.safe_dump({**experiment, "name": "mixed"}))
+    status, output = crossmodal.run("fit", "--config", "mixed.yaml", cwd=tmp_path)
+    assert status == 0, output
+    examples = [line["rows"] for line in read_media(tmp_path / "runs/mixed/0") if line["name"] == "val/examples"]
+    rows = [row for of in examples for row in of]
+    assert rows
+    assert any(not row["inputs"] for row in rows)
