@@ -29,6 +29,13 @@ class Reliability:
     error: float
 
 
+def sure_of_labels(activated_RC: Tensor, targets_RC: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how sure it is of each label of each row, that the row has it or has it not, and whether that is right."""
+    has_RC = activated_RC > 0.5
+    sure_RC = activated_RC.where(has_RC, 1 - activated_RC)
+    return sure_RC.float().flatten(), (has_RC == (targets_RC > 0.5)).float().flatten()
+
+
 def reliability(confidence_R: Tensor, right_R: Tensor, *, bins: int = BINS) -> Reliability:
     """Compare how sure answers are with how often they are right.
 

@@ -1,6 +1,6 @@
 """What is taken for what over the validation split, and whether it is as sure as it is right.
 
-Legend: R rows, B rows of a batch, C classes.
+Legend: R rows, B rows of a batch, C classes or labels.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from crossmodal.calibration import reliability
-from crossmodal.heads import ClassificationHead
+from crossmodal.calibration import reliability, sure_of_labels
+from crossmodal.confusion import confusion
+from crossmodal.heads import ClassificationHead, MultiLabelHead
 from crossmodal.media import MediaLog
 from crossmodal.module import CrossModalModule
 from crossmodal.observers.logging import add_media, is_look, log
 
 MOST_CLASSES = 30  # of which each is told by itself
+MOST_ANSWERS = 20_000  # of a batch, a label of a row each, by which calibration is measured
 
 
 class AnswersInWhole(Callback):
-    """Logs after each validation, of tasks with classes: confusion, recall of each class, and calibration.
+    """Logs after each validation, of tasks with classes or labels: recall of each, calibration, and confusion.
 
     Args:
         media: Where matrices and curves go.
@@ -29,7 +31,8 @@ class AnswersInWhole(Callback):
 
     def __init__(self, media: MediaLog) -> None:
         self._media = media
-        self._counts: dict[str, Tensor] = {}
+        self._classes: dict[str, list[tuple[Tensor, Tensor]]] = {}  # targets, and what was said
+        self._labels: dict[str, Tensor] = {}  # how many rows have each, and how many of these are told
         self._sure: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._validations = 0
 
@@ -43,7 +46,7 @@ class AnswersInWhole(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget what an interrupted validation has seen."""
-        self._counts, self._sure = {}, {}
+        self._classes, self._labels, self._sure = {}, {}, {}
 
     def on_validation_batch_end(
         self,
@@ -60,14 +63,19 @@ class AnswersInWhole(Callback):
             return
         targets = outputs["batch"].targets
         for task, head in pl_module.heads:
-            if not isinstance(head, ClassificationHead) or task not in targets:
+            if task not in targets:
                 continue
-            count = head.num_outputs
-            sure_B, said_B = head.activate(outputs["outputs"][task]).max(-1)
-            self._sure.setdefault(task, []).append((sure_B.float(), said_B == targets[task]))
-            if count <= MOST_CLASSES:
-                counts_CC = torch.bincount(targets[task] * count + said_B, minlength=count**2).view(count, count)
-                self._counts[task] = self._counts.get(task, 0) + counts_CC
+            given, activated_BC = targets[task], head.activate(outputs["outputs"][task])
+            if isinstance(head, ClassificationHead):
+                sure_B, said_B = activated_BC.max(-1)
+                self._sure.setdefault(task, []).append((sure_B.float(), said_B == given))
+                self._classes.setdefault(task, []).append((given, said_B))
+            elif isinstance(head, MultiLabelHead):
+                has_BC = given > 0.5
+                told_2C = torch.stack([has_BC.sum(0), (has_BC & (activated_BC > 0.5)).sum(0)])
+                self._labels[task] = self._labels.get(task, 0) + told_2C
+                some = torch.arange(0, len(given), max(1, len(given) * head.num_outputs // MOST_ANSWERS))
+                self._sure.setdefault(task, []).append(sure_of_labels(activated_BC[some], given[some]))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log it."""
@@ -91,18 +99,25 @@ class AnswersInWhole(Callback):
                 diagonal=True,
                 tracked=tracked,
             )
-            if task in self._counts:
-                counts_CC, names = self._counts[task].cpu(), pl_module.outputs[task]
-                of_class = zip(names, counts_CC.diag().tolist(), counts_CC.sum(1).tolist(), strict=True)
-                figures |= {f"{prefix}recall/{name}": right / count for name, right, count in of_class if count}
+            names = pl_module.outputs[task]
+            if task in self._labels:
+                are_C, told_C = self._labels[task].tolist()
+            else:
+                targets_R, said_R = (torch.cat(parts) for parts in zip(*self._classes[task], strict=True))
+                are_C = torch.bincount(targets_R, minlength=len(names)).tolist()
+                told_C = torch.bincount(targets_R[targets_R == said_R], minlength=len(names)).tolist()
+                chosen, counts_CC = confusion(targets_R, said_R, len(names), most=MOST_CLASSES)
                 add_media(
                     *(trainer, self._media, f"{prefix}confusion", "matrix"),
-                    rows=names,
-                    columns=names,
+                    rows=[names[number] for number in chosen.tolist()],
+                    columns=[names[number] for number in chosen.tolist()],
                     values=counts_CC.tolist(),
                     row_title="target",
                     column_title="prediction",
                     tracked=tracked,
                 )
+            if len(names) <= MOST_CLASSES:
+                of_each = zip(names, told_C, are_C, strict=True)
+                figures |= {f"{prefix}recall/{name}": told / count for name, told, count in of_each if count}
             log(trainer, figures)
-        self._counts, self._sure = {}, {}
+        self._classes, self._labels, self._sure = {}, {}, {}

@@ -225,13 +225,17 @@ def _ranks_of_experts(batches: list[PairedBatch]) -> dict[str, float]:
 
 
 def _by_subsets(module: CrossModalModule, batches: list[PairedBatch]) -> dict[str, float]:
-    """Return the score of each task by subsets of the modalities alone."""
+    """Return the score of each task by subsets of the modalities alone, of the rows that have all of them."""
     model, heads = module.model, dict(module.heads)
     modalities = list(model.experts)
     found = {}
     for subset in few_subsets(modalities):
         scores: dict[str, list[Tensor]] = {}
-        for batch in batches:
+        for whole in batches:
+            has_B = torch.stack([whole.present(name) for name in subset]).all(0)
+            batch = whole.take(has_B.nonzero().flatten())
+            if not len(batch):
+                continue
             tokens, given, _ = model.observe(batch.without(*(name for name in modalities if name not in subset)))
             for task, outputs_BC in model.predict(tokens, given).items():
                 if task in batch.targets:

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossmodal.calibration import reliability
-from crossmodal.heads import ClassificationHead
+from crossmodal.calibration import reliability, sure_of_labels
+from crossmodal.confusion import confusion
+from crossmodal.heads import ClassificationHead, MultiLabelHead
 from crossmodal.report.comparison import Interval, bootstrap
 from crossmodal.report.contributions import interactions, shapley, under_absence
 from crossmodal.report.drawing import NOISE
@@ -146,22 +147,21 @@ def judged(evaluation: Evaluation) -> Section:
     plots: list[Plot] = []
     for task, one in evaluation.tasks.items():
         if isinstance(one.head, ClassificationHead):
-            plots += [_confusion(evaluation, task, one), _reliability(evaluation, task, one)]
+            plots.append(_confusion(evaluation, task, one))
+            sure_R, right_R = one.activated_RC.max(1).values, one.score_R
+            plots.append(_reliability(evaluation, task, sure_R, right_R))
+        elif isinstance(one.head, MultiLabelHead):
+            plots += [
+                _of_labels(evaluation, task, one),
+                _reliability(evaluation, task, *sure_of_labels(one.activated_RC, one.targets)),
+            ]
     return Section("Right, wrong and sure", plots=plots)
 
 
 def _confusion(evaluation: Evaluation, task: str, one: TaskEvaluation) -> Plot:
-    predicted_R, count = one.activated_RC.argmax(1), len(one.names)
-    of_C = torch.bincount(one.targets, minlength=count)
-    wrong = one.targets != predicted_R
-    wrong_C = sum(torch.bincount(of_R[wrong], minlength=count) for of_R in (one.targets, predicted_R))
-    chosen = (wrong_C * len(one.targets) + of_C).argsort(descending=True)[:MOST_CLASSES].sort().values
-    size = len(chosen)
-    place_C = torch.full((count,), size).scatter(0, chosen.cpu(), torch.arange(size)).to(chosen.device)
-    # those that are not chosen go to a row and a column of their own: all of thousands of classes are too many
-    pairs_R = place_C[one.targets] * (size + 1) + place_C[predicted_R]
-    counts_CC = torch.bincount(pairs_R, minlength=(size + 1) ** 2).reshape(size + 1, size + 1)[:size, :size]
-    shares_CC = counts_CC / of_C[chosen, None].clamp_min(1)
+    count = len(one.names)
+    chosen, counts_CC = confusion(one.targets, one.activated_RC.argmax(1), count, most=MOST_CLASSES)
+    shares_CC = counts_CC / torch.bincount(one.targets, minlength=count)[chosen, None].clamp_min(1)
     note = "Rows of each target by what was said; the darker, the greater the share of the target's rows."
     if count > MOST_CLASSES:
         note += f" The {MOST_CLASSES} classes of {count:,} with most mistakes."
@@ -177,13 +177,28 @@ def _confusion(evaluation: Evaluation, task: str, one: TaskEvaluation) -> Plot:
     )
 
 
-def _reliability(evaluation: Evaluation, task: str, one: TaskEvaluation) -> Plot:
-    curve = reliability(one.activated_RC.max(1).values, one.score_R)
+def _of_labels(evaluation: Evaluation, task: str, one: TaskEvaluation) -> Plot:
+    said_RC, is_RC = one.activated_RC > 0.5, one.targets > 0.5
+    right_C, found_C, are_C = (some.sum(0).tolist() for some in (said_RC & is_RC, said_RC, is_RC))
+    order = sorted(range(len(one.names)), key=lambda number: right_C[number] / max(1, are_C[number]))[:MOST_CLASSES]
+    values = [
+        [right_C[number] / max(1, of[number]) if of[number] else None for of in (are_C, found_C)] for number in order
+    ]
+    note = "The share of a label's rows that it is said of, and of the rows that it is said of the share that have it."
+    if len(one.names) > MOST_CLASSES:
+        note += f" The {MOST_CLASSES} labels of {len(one.names):,} that are missed most."
+    title = _title(evaluation, task, "Recall and precision")
+    names, columns = [one.names[number] for number in order], ["recall", "precision"]
+    return heat_map(title, values, rows=names, columns=columns, row_title="label", column_title="share", note=note)
+
+
+def _reliability(evaluation: Evaluation, task: str, sure_R: Tensor, right_R: Tensor) -> Plot:
+    curve = reliability(sure_R, right_R)
     return diagonal(
         _title(evaluation, task, "Calibration"),
         curve.confidence,
         curve.accuracy,
-        note=f"Expected calibration error {shown(curve.error)}, over {len(curve.rows)} bins of as many rows each.",
+        note=f"Expected calibration error {shown(curve.error)}, over {len(curve.rows)} bins of as many answers each.",
     )
 
 

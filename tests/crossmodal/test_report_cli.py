@@ -177,16 +177,22 @@ def test_it_says_on_which_modality_the_answer_depends(crossmodal: Zygote, tmp_pa
 def test_sounds_can_be_played_and_numbers_are_compared(crossmodal: Zygote, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, num_rows=120, missing=0.2)
     header, *lines = manifest.read_text().splitlines()
-    manifest.write_text("\n".join([f"{header},size", *(f"{line},{row % 7}" for row, line in enumerate(lines))]))
+    tags = ["big;red", "red", "", "big"]
+    lines = [f"{line},{row % 7},{tags[row % 4]}" for row, line in enumerate(lines)]
+    manifest.write_text("\n".join([f"{header},size,tags", *lines]))
     experiment = mixed_experiment(manifest, "ConcatFusion", epochs=1)
     del experiment["experts"]["image"], experiment["experts"]["note"]
-    experiment["data"]["init_args"]["targets"]["size"] = {"type": "number", "column": "size"}
+    experiment["data"]["init_args"]["targets"] |= {
+        "size": {"type": "number", "column": "size"},
+        "tags": {"type": "labels", "column": "tags"},
+    }
     experiment["data"]["init_args"]["modalities"] = {
         name: {**spec, "missing": "allow"}
         for name, spec in experiment["data"]["init_args"]["modalities"].items()
         if name in experiment["experts"]
     }
     experiment["model"]["heads"]["size"] = {"class_path": "crossmodal.heads.RegressionHead"}
+    experiment["model"]["heads"]["tags"] = {"class_path": "crossmodal.heads.MultiLabelHead"}
     (tmp_path / "mixed.yaml").write_text(yaml.safe_dump({**experiment, "name": "mixed"}))
     for arguments in (["fit", "--config", "mixed.yaml"], ["report", "runs/mixed/0"]):
         status, output = crossmodal.run(*arguments, cwd=tmp_path)
@@ -205,6 +211,7 @@ def test_sounds_can_be_played_and_numbers_are_compared(crossmodal: Zygote, tmp_p
         assert re.search(rf"<b>{figures[name]:.4g}</b><span[^>]*>{name}<", text)
     assert "shape: confusion" in drawn
     assert "size: confusion" not in drawn
+    assert {"tags: recall and precision", "tags: calibration"} <= drawn.keys()
 
 
 @pytest.mark.parametrize(

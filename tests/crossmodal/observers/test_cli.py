@@ -127,13 +127,19 @@ def test_a_run_that_was_killed_goes_on_without_a_line_twice(crossmodal: Zygote, 
 def test_quantities_sounds_and_several_tasks(crossmodal: Zygote, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, num_rows=80, missing=0.2)
     header, *lines = manifest.read_text().splitlines()
-    manifest.write_text("\n".join([f"{header},size", *(f"{line},{row % 7}" for row, line in enumerate(lines))]))
+    tags = ["big;red", "red", "", "big"]
+    lines = [f"{line},{row % 7},{tags[row % 4]}" for row, line in enumerate(lines)]
+    manifest.write_text("\n".join([f"{header},size,tags", *lines]))
     experiment = mixed_experiment(manifest, "ConcatFusion", epochs=1)
     for name in ("image", "note"):
         del experiment["experts"][name], experiment["data"]["init_args"]["modalities"][name]
-    experiment["data"]["init_args"]["targets"]["size"] = {"type": "number", "column": "size"}
+    experiment["data"]["init_args"]["targets"] |= {
+        "size": {"type": "number", "column": "size"},
+        "tags": {"type": "labels", "column": "tags"},
+    }
     experiment["data"]["init_args"]["split"] = {"val": 0.3, "test": 0.2}
     experiment["model"]["heads"]["size"] = {"class_path": "crossmodal.heads.RegressionHead"}
+    experiment["model"]["heads"]["tags"] = {"class_path": "crossmodal.heads.MultiLabelHead"}
     (tmp_path / "mixed.yaml").write_text(yaml.safe_dump({**experiment, "name": "mixed"}))
     status, output = crossmodal.run("fit", "--config", "mixed.yaml", cwd=tmp_path)
     assert status == 0, output
@@ -143,7 +149,9 @@ def test_quantities_sounds_and_several_tasks(crossmodal: Zygote, tmp_path: Path)
     assert {"val/shape/confusion", "val/shape/calibration", "val/examples"} <= lines_by_name.keys()
     assert "val/size/confusion" not in lines_by_name
     rows = lines_by_name["val/examples"]["rows"]
-    assert {row["task"] for row in rows} == {"shape", "size"}
+    assert {row["task"] for row in rows} == {"shape", "size", "tags"}
+    assert {"val/tags/recall/big", "val/tags/recall/red", "val/tags/calibration_error"} <= history.keys()
+    assert {"val/tags/calibration"} <= lines_by_name.keys()
     kinds = {kept["kind"] for row in rows for kept in row["inputs"].values()}
     assert {"audio", "table", "absent"} <= kinds
     assert all(row["right"] is None for row in rows if row["task"] == "size")
