@@ -8,7 +8,7 @@ import secrets
 import sys
 import tempfile
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlencode
@@ -27,6 +27,7 @@ sounds. What is shown is read from the runs' own files, and nothing leaves the m
   --open             open the browser
 """
 LOCAL = "127.0.0.1"
+TRACKIO = "0.43"  # as pyproject.toml says; what is used of it has no stable interface
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,18 @@ def read_options(arguments: list[str]) -> Options | None:
     return Options(given.runs, None if given.port is None else int(given.port), given.host, given.open)
 
 
+def check_trackio() -> None:
+    """Raise UsageError where the trackio that the dashboard is served through is not installed, or another."""
+    try:
+        there = version("trackio")
+    except PackageNotFoundError:
+        raise UsageError('the dashboard needs trackio: pip install "crossmodal[dashboard]"') from None
+    if not there.startswith(f"{TRACKIO}."):
+        raise UsageError(
+            f"the dashboard needs trackio {TRACKIO}, and {there} is installed: pip install 'trackio=={TRACKIO}.*'"
+        )
+
+
 def main(arguments: list[str]) -> int:
     """Serve the page until Ctrl-C; return the exit status."""
     try:
@@ -82,8 +95,7 @@ def main(arguments: list[str]) -> int:
         if options is None:
             sys.stdout.write(HELP)
             return 0
-        if find_spec("trackio") is None:
-            raise UsageError('the dashboard needs trackio: pip install "crossmodal[dashboard]"')
+        check_trackio()
     except UsageError as error:
         return refuse(error, 2)
     with tempfile.TemporaryDirectory(prefix="crossmodal-dashboard-") as store:
@@ -114,5 +126,6 @@ def _serve(options: Options) -> int:
 
             webbrowser.open(address)
 
-    serve(options.runs, listening, token=token, told=tell)
-    return 0
+    if serve(options.runs, listening, token=token, told=tell):
+        return 0
+    return refuse("the process that reads the runs has ended, so that nothing would change any more; begin again", 1)

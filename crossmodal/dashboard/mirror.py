@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from trackio import Audio, Image, Table
 from trackio.sqlite_storage import SQLiteStorage
 
 from crossmodal.check.charts import DAY
+from crossmodal.dashboard.figures import Figures
 from crossmodal.dashboard.runs import FoundRun, is_locked, look_at, run_folders
 from crossmodal.media import read_media
 from crossmodal.report.plots import CONFIG, SCHEMA, Plot, diagonal, heat_map
@@ -38,15 +38,16 @@ class Mirror:
         self.runs = runs
         self.project = project
         self._seen: dict[Path, object] = {}
-        self._rows: dict[Path, list[tuple[int, dict[str, float]]]] = {}
+        self._figures: dict[Path, Figures] = {}
         self._media: dict[Path, set[tuple[str, int]]] = {}
+        self._waiting: dict[Path, FoundRun] = {}  # for their media to be brought
+        self._titles: dict[Path, str] = {}
 
     def update(self) -> Iterator[FoundRun]:
         """Bring what has changed over, the newest runs first, media last; yield each run, and again for each medium.
 
-        Who takes no more is left with what was brought until then.
+        Who takes no more is left with what was brought until then; the next update goes on with the rest.
         """
-        changed = []
         there = run_folders(self.runs)
         for _, path in there:
             state = _state(path)
@@ -57,41 +58,51 @@ class Mirror:
                 except FAULTS as error:
                     self._tell(run, [f"metrics.csv cannot be read: {error}"])
                 self._seen[path] = state
-                changed.append(run)
+                self._waiting[path] = run
                 yield run
-        for run in changed:
+        for path, run in list(self._waiting.items()):
             try:
                 for _ in self._bring_media(run):
                     yield run
             except FAULTS as error:
                 self._tell(run, [f"media.jsonl cannot be shown: {error}"])
+            del self._waiting[path]
         for path in self._seen.keys() - {path for _, path in there}:  # it was deleted
-            SQLiteStorage.delete_run(self.project, name := str(path.relative_to(self.runs)), run_id=name)
+            self._forget(path)
             del self._seen[path]
 
+    def _forget(self, path: Path) -> None:
+        """Take a run back; figures and media that are there are brought anew."""
+        name = str(path.relative_to(self.runs))
+        SQLiteStorage.delete_run(self.project, self._titles.pop(path, name), run_id=name)
+        self._figures.pop(path, None)
+        self._media.pop(path, None)
+        self._waiting.pop(path, None)
+
     def _bring_figures(self, run: FoundRun) -> None:
-        rows = list(_rows(run.path / "metrics.csv"))
-        before = self._rows.get(run.path, [])
-        if rows[: len(before)] != before:  # it went on from a checkpoint, and wrote rows again
-            SQLiteStorage.delete_run(self.project, run.title, run_id=run.name)
-            self._media.pop(run.path, None)
-            before = []
-        new = rows[len(before) :] or ([] if before else [(0, {})])
+        if self._titles.get(run.path, run.title) != run.title:  # it was damaged, or is no more
+            self._forget(run.path)
+        figures = self._figures.setdefault(run.path, Figures())
+        before = figures.read(run.path / "metrics.csv")
+        if before is None:  # it went on from a checkpoint, and wrote rows again
+            self._forget(run.path)
+            self._figures[run.path], before = figures, 0
+        self._titles[run.path] = run.title
+        rows = figures.rows
+        new = rows[before:] or ([] if before else [(0, {})])
         SQLiteStorage.bulk_log(
             self.project,
             run.title,
-            [figures for _, figures in new] or [{}],
+            [of_row for _, of_row in new] or [{}],
             steps=[step for step, _ in new] or [rows[-1][0]],
             config=_config(run),
             # what is no row of it has another name, or the row of this number would be taken for it
-            log_ids=[
-                f"{run.name}:{len(before) + number}" if rows else f"{run.name}:begun" for number in range(len(new))
-            ]
+            log_ids=[f"{run.name}:{before + number}" if rows else f"{run.name}:begun" for number in range(len(new))]
             or [f"{run.name}:begun"],
             run_id=run.name,
         )
-        self._rows[run.path] = rows
-        self._tell(run, run.faults)
+        not_finite = [f"{name} was {value} at step {step}" for name, (step, value) in figures.not_finite.items()]
+        self._tell(run, [*run.faults, *not_finite])
 
     def _tell(self, run: FoundRun, faults: list[str]) -> None:
         """Raise an alert for each fault; one that was told is not told again."""
@@ -174,28 +185,6 @@ def _state(path: Path) -> object:
         except OSError:
             found.append(None)
     return tuple(found)
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yield each row's step and figures; a last row that is not written to its end is left out."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    whole = text[: text.rfind("\n") + 1].replace("\0", "")
-    for row in csv.DictReader(whole.splitlines()):
-        found = {}
-        for name, cell in row.items():
-            try:
-                value = float(cell)
-            except (TypeError, ValueError):
-                continue
-            if isinstance(name, str) and math.isfinite(value):
-                found[name] = value
-        step = found.pop("step", None)
-        if step is not None:
-            found.pop("epoch", None)
-            yield int(step), found
 
 
 def _config(run: FoundRun) -> dict[str, Any]:

@@ -82,9 +82,10 @@ def _changed(path: Path) -> float:
 def look_at(path: Path, runs: Path) -> FoundRun:
     """Return what a run's folder says; whatever is wrong with it is a fault, not an error."""
     faults: list[str] = []
-    config = _config(path, faults)
-    figures = _figures(path, faults)
     is_live = is_locked(path / ".lock")
+    is_beginning = is_live and not os.path.lexists(path / "config.yaml")  # it is written in a moment
+    config = {} if is_beginning else _config(path, faults)
+    figures = _figures(path, faults)
     if not (faults or is_live or os.path.isfile(path / "metrics.csv")):
         faults.append("no metrics.csv: it took no step, or is no run")
     status = "training" if is_live else "damaged" if faults else "finished" if figures else "stopped"
@@ -132,7 +133,7 @@ def is_locked(path: Path) -> bool:
     """Return whether a process trains here. To ask takes no lock, so that none that begins is kept out."""
     try:
         if not sys.platform.startswith("linux"):
-            return time.time() - path.stat().st_mtime < FRESH
+            return time.time() - _changed(path.parent) < FRESH
         with path.open("rb") as file:
             asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
             told: bytes = fcntl.fcntl(file, fcntl.F_GETLK, asked)

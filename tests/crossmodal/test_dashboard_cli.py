@@ -11,14 +11,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
 import yaml
 
+from crossmodal.dashboard_cli import check_trackio
+from crossmodal.errors import UsageError
 from tests.browser import window
 from tests.conftest import OFFLINE, ROOT, Zygote
 from tests.crossmodal.dashboard.runs import write_damaged, write_run
@@ -60,6 +64,11 @@ def test_it_serves_this_machine_alone_until_it_is_ended(tmp_path: Path, ends_by:
     with dashboard(cwd=tmp_path, ends_by=ends_by) as address:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
         assert get(address)[0] == 200
+        port = urlsplit(address).port
+        assert get(address, Host=f"localhost:{port}")[0] == 200
+        # the page of another site, whose name was made to mean this machine
+        for name in (f"evil.example:{port}", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example", ""):
+            assert get(address, Host=name)[0] == 403, name
 
 
 def test_other_machines_need_the_token(tmp_path: Path) -> None:
@@ -74,8 +83,9 @@ def test_other_machines_need_the_token(tmp_path: Path) -> None:
         status, cookie = get(f"{base}?token={found[2]}")
         assert status == 200
         assert "HttpOnly" in cookie
+        assert cookie.startswith(f"crossmodal_token_{found[1]}=")  # two dashboards of one machine have each its own
         assert get(base, Cookie=cookie.partition(";")[0])[0] == 200
-        assert get(base, Cookie="crossmodal_token=wrong")[0] == 403
+        assert get(base, Cookie=f"crossmodal_token_{found[1]}=wrong")[0] == 403
 
 
 @pytest.mark.parametrize(
@@ -106,6 +116,20 @@ def test_a_port_that_is_taken(crossmodal: Zygote, tmp_path: Path) -> None:
         status, output = crossmodal.run("dashboard", "--port", port, cwd=tmp_path)
     assert status == 1
     assert f"127.0.0.1, port {port}: Address already in use; give another with --port or --host" in output
+
+
+def test_another_trackio_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, said in {"0.42.9": "0.42.9 is installed", "0.50.0": "0.50.0 is installed"}.items():
+        monkeypatch.setattr("crossmodal.dashboard_cli.version", lambda _, there=there: there)
+        with pytest.raises(UsageError, match=f"needs trackio 0.43, and {said}: pip install 'trackio==0.43"):
+            check_trackio()
+
+    def lacking(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("crossmodal.dashboard_cli.version", lacking)
+    with pytest.raises(UsageError, match=r"pip install \"crossmodal\[dashboard\]\""):
+        check_trackio()
 
 
 def test_help(crossmodal: Zygote, tmp_path: Path) -> None:

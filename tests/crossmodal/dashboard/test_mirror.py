@@ -93,6 +93,69 @@ def test_a_run_that_is_followed_from_its_start_lacks_no_row(tmp_path: Path) -> N
     assert len(curve("dots/0", "train/loss")) == 20
 
 
+def test_a_run_that_is_mended_has_one_name(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    path = write_run(runs / "dots/0", media=True)
+    config_text = (path / "config.yaml").read_text()
+    mirror = Mirror(runs, "runs")
+    for content, name, other in (
+        (config_text, "dots/0", "dots/0 (damaged)"),
+        ("name: [x\n  y", "dots/0 (damaged)", "dots/0"),
+        (config_text, "dots/0", "dots/0 (damaged)"),
+    ):
+        (path / "config.yaml").write_text(content)
+        list(mirror.update())
+        assert len(curve(name, "train/loss")) == 20
+        assert sum("val/confusion" in row for row in logs(name)) == 1
+        assert logs(other) == []
+
+
+def test_figures_that_are_not_finite_are_told(tmp_path: Path) -> None:
+    from trackio.sqlite_storage import SQLiteStorage
+
+    runs = tmp_path / "runs"
+    path = write_run(runs / "dots/0", steps=3)
+    with (path / "metrics.csv").open("a") as file:
+        file.write("0,3,nan,inf\n0,4,nan,0.5\n")
+    list(Mirror(runs, "runs").update())
+    assert [step for step, _ in curve("dots/0", "train/loss")] == [0, 1, 2]
+    titles = {alert["title"] for alert in SQLiteStorage.get_alerts("runs")}
+    assert titles == {"dots/0: train/loss was nan at step 3", "dots/0: val/accuracy was inf at step 3"}
+
+
+def test_a_column_that_is_added_brings_no_row_twice(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    path = write_run(runs / "dots/0", steps=4, finished=False)
+    mirror = Mirror(runs, "runs")
+    list(mirror.update())
+    header, *lines = (path / "metrics.csv").read_text().splitlines()
+    other = path / "other.csv"  # as the logger does: written beside it, and renamed
+    other.write_text("\n".join([f"{header},val/new", *(f"{line}," for line in lines), "0,4,0.1,,0.7", ""]))
+    other.replace(path / "metrics.csv")
+    list(mirror.update())
+    assert [step for step, _ in curve("dots/0", "train/loss")] == [0, 1, 2, 3, 4]
+    assert curve("dots/0", "val/new") == [(4, 0.7)]
+
+
+def test_who_stops_in_between_is_brought_the_rest_the_next_time(tmp_path: Path) -> None:
+    """So that a run that trains is followed while the media of many others are still to be drawn."""
+    runs = tmp_path / "runs"
+    for number in range(3):
+        write_run(runs / f"dots/{number}", media=True)
+    mirror = Mirror(runs, "runs")
+    for count, _ in enumerate(mirror.update()):
+        if count == 3:  # all figures, and the first of the media
+            break
+    with (runs / "dots/0/metrics.csv").open("a") as file:
+        file.write("1,20,0.5,\n")
+    assert next(mirror.update()).name == "dots/0"
+    assert curve("dots/0", "train/loss")[-1] == (20, 0.5)
+    list(mirror.update())
+    for number in range(3):
+        names = {name for row in logs(f"dots/{number}") for name in row if name.startswith("val/")}
+        assert {"val/confusion", "val/calibration", "val/examples"} <= names
+
+
 def test_pictures_tables_and_sounds(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     path = write_run(runs / "dots/0", media=True)
@@ -190,6 +253,11 @@ def test_a_run_that_trains_is_told_by_its_lock(tmp_path: Path) -> None:
         assert holder.stdout.readline() == "held\n"
         found = look_at(path, tmp_path / "runs")
         assert (found.status, found.faults) == ("training", [])
+        config = (path / "config.yaml").read_text()
+        (path / "config.yaml").unlink()  # it is not written yet, either
+        found = look_at(path, tmp_path / "runs")
+        assert (found.status, found.faults) == ("training", [])
+        (path / "config.yaml").write_text(config)
         holder.communicate("\n")
     assert look_at(path, tmp_path / "runs").status == "damaged"
     (path / "metrics.csv").write_bytes(history)
