@@ -141,7 +141,7 @@ class TrainingCLI(ExperimentCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the run's loggers, callbacks and checkpoints."""
         settings = self._get(self.config_init, "trainer")
-        callbacks = _as_list(settings.callbacks)
+        callbacks = [one for one in _as_list(settings.callbacks) if not (is_quiet() and isinstance(one, ProgressBar))]
         own: list[Callback] = [RandomState(), DataWait()]
         wants_bar: bool | None = False if is_quiet() else settings.enable_progress_bar
         if is_quiet():

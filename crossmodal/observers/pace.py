@@ -40,9 +40,9 @@ class Pace(Callback):
                 counts[name] = counts.get(name, 0) + count
         log(trainer, counts)
         groups: dict[str, list[nn.Parameter]] = {"": []}
-        for name, parameter in pl_module.model.named_parameters():
+        for name, parameter in pl_module.named_parameters():
             groups[""].append(parameter)
-            part, _, rest = name.partition(".")
+            part, _, rest = name.removeprefix("model.").partition(".")
             if part in ("experts", "projections"):
                 groups.setdefault(f"/{rest.partition('.')[0]}", []).append(parameter)
         self._parameters = groups

@@ -65,3 +65,13 @@ def test_mistakes_are_told_even_so(crossmodal: Zygote, small: Path, option: str)
     status, output = crossmodal.run("fit", option, "--config", "dots.yaml", "--trainer.max_epoch", 1, cwd=small)
     assert status == 2
     assert "did you mean 'max_epochs'?" in output
+
+
+def test_a_bar_of_the_experiments_own_is_quiet_too(crossmodal: Zygote, small: Path) -> None:
+    experiment = yaml.safe_load((small / "dots.yaml").read_text())
+    bar = {"class_path": "pytorch_lightning.callbacks.TQDMProgressBar"}
+    experiment["trainer"]["callbacks"] = [*experiment["trainer"].get("callbacks", []), bar]
+    (small / "bar.yaml").write_text(yaml.safe_dump({**experiment, "name": "bar"}))
+    for option, wanted in {"--quiet": "", "--json": "{"}.items():
+        status, output = crossmodal.run("fit", option, "--config", "bar.yaml", cwd=small)
+        assert (status, output[:1]) == (0, wanted), output
