@@ -80,6 +80,12 @@ class EpochBar(RichProgressBar):
         description = f"Epoch {name_of_epoch(self.trainer, current_epoch)}"
         return description.ljust(len(self.validation_description))  # of one width, or the bar flickers
 
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Return what is shown beside it, without the run's number, which is no figure."""
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
 
 class EpochLines(Callback):
     """One line an epoch, where no terminal shows a progress bar."""

@@ -148,7 +148,7 @@ def _sweep(options: Options, arguments: list[str]) -> int:
         prune_after=warm_up(config) if options.prune else None,
     )
     ended = len(_ended(study))
-    done = f" ({ended} are done)" if ended else ""
+    done = f" ({ended} done)" if ended else ""
     say(f"sweep: {folder}, {most} trials{done}, to {search.goal} {search.metric}")
     for key, one in search.parameters.items():
         say(f"  {key}: {_in_words(one)}")

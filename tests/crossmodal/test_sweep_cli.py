@@ -178,7 +178,7 @@ def test_a_sweep_that_is_stopped_goes_on_and_comes_to_the_same(
         assert output.endswith("interrupted by SIGINT; the same command goes on with the sweep\n")
     status, output = crossmodal.run(*THREE, cwd=tmp_path)
     assert status == 0, output
-    assert "3 trials (1 are done)" in output
+    assert "3 trials (1 done)" in output
     assert trials(tmp_path) == undisturbed
 
 
