@@ -98,6 +98,9 @@ def _settle(logger: WandbLogger, mode: str, run: RunFolder, name: str, about: Ma
     logger._save_dir = str(run.path)
     logger._name = settings["name"] = settings.get("name") or f"{name}-{run.path.name}"
     settings.update(mode=mode, dir=str(run.path), config={**(settings.get("config") or {}), **about})
+    if os.environ.get("WANDB_SWEEP_ID"):  # whose agent has named the run, and takes no other name
+        settings.pop("id", None)
+        return
     settings.update(id=settings.get("id") or _id_of(run), resume="allow")
     logger._id = settings["id"]
 

@@ -145,7 +145,8 @@ def _trials(trials: Sequence[Mapping[str, Any]], sign: float) -> Section:
     rows = []
     for one in sorted(trials, key=rank)[:MOST_ROWS]:
         value = "" if one["value"] is None else shown(one["value"])
-        result = value if one["state"] == "complete" else f"{one['state']} {value}".strip()
+        words = {"complete": "", "pruned": "stopped at "}.get(one["state"], one["state"])
+        result = f"{words}{value}"
         settings = [_value(one["settings"][key]) if key in one["settings"] else "" for key in keys]
         settings = [shown(float(text)) if _is_number(text) else text for text in settings]
         rows.append([str(one["number"]), result, *settings, str(one["epochs"]), shown(one["seconds"] or 0.0)])

@@ -103,8 +103,8 @@ class Interval:
         step = self.step or (1 if self.is_whole else None)
         if step is None:
             raise UsageError(f"a grid of {self.low} to {self.high} wants steps, as {self.low}..{self.high}:STEP")
-        number = math.floor((self.high - self.low) / step + 1e-9) + 1
-        return tuple(self.low + index * step for index in range(number))
+        number = round((self.high - self.low) / step) + 1
+        return tuple(min(self.low + index * step, self.high) for index in range(number))
 
     def said(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -274,6 +274,8 @@ def _interval(low: float, high: float, where: str, *, log: bool = False, step: f
         raise UsageError(f"{where}: {low} has no logarithm; the least must be above 0")
     if step is not None and not 0 < step <= high - low:
         raise UsageError(f"{where}: steps of {step} do not lead from {low} to {high}")
+    if step is not None:
+        high = min(high, low + math.floor((high - low) / step + 1e-9) * step)  # the last that steps lead to
     return Interval(low, high, log, step)
 
 

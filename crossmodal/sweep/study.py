@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -58,13 +59,21 @@ class Study:
         self._seed = seed
         self._own = own
         self._distributions = {key: _distribution(one) for key, one in search.parameters.items()}
-        self._study = optuna.create_study(
-            storage=f"sqlite:///{folder / 'sweep.db'}",
-            study_name="sweep",
-            direction="maximize" if search.goal == "maximize" else "minimize",
-            load_if_exists=True,
-            pruner=_pruner(search, prune_after),
-        )
+        with self._alone():
+            self._study = optuna.create_study(
+                storage=f"sqlite:///{folder / 'sweep.db'}",
+                study_name="sweep",
+                direction="maximize" if search.goal == "maximize" else "minimize",
+                load_if_exists=True,
+                pruner=_pruner(search, prune_after),
+            )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes of the same sweep waiting."""
+        with (self.folder / "sweep.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -80,9 +89,7 @@ class Study:
         Args:
             most: Trials in all.
         """
-        taken: tuple[Trial, IO[str]] | None
-        with (self.folder / "sweep.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._alone():
             taken = self._left() or self._new(most)
         if taken is None:
             yield None
@@ -105,7 +112,8 @@ class Study:
         is_chosen = len(self._study.get_trials(deepcopy=False)) > begun  # by a process that was killed here
         if chosen is not None and not is_chosen:
             self._study.enqueue_trial({key: self._drawn(key, value) for key, value in chosen.items()})
-        self._study.sampler = _sampler(self._search, self._seed + begun)
+        seed = int(np.random.SeedSequence([self._seed, begun]).generate_state(1)[0])
+        self._study.sampler = _sampler(self._search, seed)
         trial = self._study.ask(self._distributions)
         file = self._claim(trial.number)
         assert file is not None, f"trial {trial.number} is new, and yet another process trains it"

@@ -88,6 +88,13 @@ def test_a_run_has_one_id_and_what_it_was_trained_with(tmp_path: Path) -> None:
     assert found(tmp_path, [WandbLogger(offline=True)])[1]._wandb_init["id"] not in ids
 
 
+def test_the_agent_of_a_sweep_names_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    (_, logger) = found(tmp_path, [WandbLogger(project="x", mode="offline")])
+    assert "id" not in logger._wandb_init
+    assert not list(tmp_path.rglob("wandb.json"))
+
+
 def test_an_id_of_ones_own_and_other_loggers_stay(tmp_path: Path) -> None:
     other = CSVLogger(str(tmp_path))
     _, one, two = found(tmp_path, [WandbLogger(offline=True, id="mine"), other])

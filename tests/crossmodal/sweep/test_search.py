@@ -24,6 +24,7 @@ SHIPPED = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
         ("0..0.5", Interval(0, 0.5)),
         ("1..8", Interval(1, 8)),
         ("0..1:0.25", Interval(0, 1, step=0.25)),
+        ("0..1:0.3", Interval(0, 0.8999999999999999, step=0.3)),
         ("2,4,8", Choice((2, 4, 8))),
         ("true,false", Choice((True, False))),
         ("null, a.b.C", Choice((None, "a.b.C"))),
@@ -157,6 +158,7 @@ def test_a_class_stands_before_its_arguments() -> None:
             st.lists(st.integers(), min_size=1, max_size=4, unique=True).map(lambda some: Choice(tuple(some))),
             st.tuples(st.integers(-3, 3), st.integers(1, 4)).map(lambda pair: Interval(pair[0], pair[0] + pair[1])),
             st.just(Interval(0.0, 1.0, step=0.25)),
+            st.just(Interval(0.0, 0.3, step=0.1)),
         ),
         min_size=1,
         max_size=3,
@@ -169,6 +171,10 @@ def test_a_grid_has_each_point_once(parameters: list[Choice | Interval]) -> None
     points = [tuple(search.point(number).items()) for number in range(size)]
     assert len(set(points)) == size
     assert all(value in search.parameters[key] for point in points for key, value in point)
+
+
+def test_points_of_a_grid_stay_within_its_ends() -> None:
+    assert Interval(0.0, 0.3, step=0.1).points() == (0.0, 0.1, 0.2, 0.3)  # 3 * 0.1 is more than 0.3
 
 
 def test_a_grid_wants_steps() -> None:
