@@ -110,6 +110,8 @@ def main(options: Options, arguments: list[str]) -> int:
         return _sweep(options, arguments)
     except UsageError as error:
         return refuse(error, 2)
+    except OSError as error:
+        return refuse(error, 1)
     except _Stopped as stopped:
         sys.stderr.write(f"\n{stopped}; the same command goes on with the sweep\n")
         return stopped.exit_status
@@ -123,8 +125,7 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 
 def _sweep(options: Options, arguments: list[str]) -> int:
-    from crossmodal.sweep.study import Study
-    from crossmodal.sweep.summary import write_summary
+    from crossmodal.sweep.study import Study, readable
 
     keys = list(read_keys(arguments))
     config, _ = configuration([*keys, *options.search.fixed.items()])
@@ -147,9 +148,16 @@ def _sweep(options: Options, arguments: list[str]) -> int:
         own=own_values(search, config),
         prune_after=warm_up(config) if options.prune else None,
     )
+    with readable(folder / "sweep.db"):
+        return _try_all(study, search, arguments, name, most, is_new=is_new)
+
+
+def _try_all(study: Study, search: Search, arguments: list[str], name: str, most: int, *, is_new: bool) -> int:
+    from crossmodal.sweep.summary import write_summary
+
     ended = len(_ended(study))
     done = f" ({ended} done)" if ended else ""
-    say(f"sweep: {folder}, {most} trials{done}, to {search.goal} {search.metric}")
+    say(f"sweep: {study.folder}, {most} trials{done}, to {search.goal} {search.metric}")
     for key, one in search.parameters.items():
         say(f"  {key}: {_in_words(one)}")
     try:
@@ -164,7 +172,7 @@ def _sweep(options: Options, arguments: list[str]) -> int:
                 return refuse(f"all {len(failed)} trials failed; the last: {failed[-1]}", 1)
     except UsageError:
         if is_new and not _ended(study):  # it would refuse what is given rightly the next time
-            shutil.rmtree(folder)
+            shutil.rmtree(study.folder)
         raise
     return _tell_best(study, search, write_summary(study, search, name))
 

@@ -69,7 +69,11 @@ def begin(folder: Path, config: Mapping[str, Any], search: Search) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, what)
         return True
-    before, now = (dict(flattened(one)) for one in (json.loads(path.read_text()), what))
+    try:
+        began = json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}): delete {folder}, and sweep anew") from error
+    before, now = (dict(flattened(one)) for one in (began, what))
     missing = object()
     for key in [*before, *now]:
         if before.get(key, missing) != now.get(key, missing):

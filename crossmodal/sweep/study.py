@@ -20,7 +20,9 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from crossmodal.sweep.search import Choice, Interval, Search, written
 
@@ -36,6 +38,18 @@ STATES = {
 def state_of(trial: FrozenTrial) -> str:
     """Return `complete`, `pruned`, `failed` or `running`."""
     return "failed" if "error" in trial.user_attrs else STATES[trial.state]
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raise OSError, which names the file, where a study cannot be read or written."""
+    try:
+        yield
+    except (SQLAlchemyError, OptunaError) as error:
+        why = str(getattr(error.__cause__, "orig", None) or getattr(error, "orig", None) or error).splitlines()[0]
+        raise OSError(
+            f"{path} cannot be used: {why}; if it is damaged, delete {path.parent}, and sweep anew"
+        ) from error
 
 
 class Study:
@@ -59,7 +73,7 @@ class Study:
         self._seed = seed
         self._own = own
         self._distributions = {key: _distribution(one) for key, one in search.parameters.items()}
-        with self._alone():
+        with self._alone(), readable(folder / "sweep.db"):
             self._study = optuna.create_study(
                 storage=f"sqlite:///{folder / 'sweep.db'}",
                 study_name="sweep",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -108,6 +109,40 @@ def test_the_page_about_a_sweep(crossmodal: Zygote, swept: tuple[Path, str]) -> 
     assert "runs/dots/sweep is a sweep, which has a page of its own" in output
     status, output = crossmodal.run("report", "runs/dots/sweep/0", cwd=folder)  # a trial is a run like any other
     assert status == 0, output
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "status"),
+    [("search.json", b"{", 2), ("sweep.db", b"SQLite format 3\0 cut off", 1), ("sweep.json", b'{"name": ', 0)],
+)
+def test_a_file_that_is_damaged_is_named(
+    crossmodal: Zygote, swept: tuple[Path, str], tmp_path: Path, file: str, content: bytes, status: int
+) -> None:
+    folder, _ = swept
+    shutil.copytree(folder / "runs", tmp_path / "runs")
+    shutil.copy(folder / "dots.yaml", tmp_path)
+    path = tmp_path / "runs/dots/sweep" / file
+    path.write_bytes(content)
+    found, output = crossmodal.run("report", "runs/dots/sweep", cwd=tmp_path)
+    if file == "sweep.json":
+        assert found == 1
+        assert "runs/dots/sweep/sweep.json: is not as `crossmodal sweep` wrote it" in output
+    found, output = crossmodal.run("sweep", "--config", "dots.yaml", "--n", 2, *SEARCH, cwd=tmp_path)
+    assert found == status, output
+    assert "Traceback" not in output
+    if status:
+        assert re.search(rf"^crossmodal: error: runs/dots/sweep/{file} .*delete runs/dots/sweep", output, re.MULTILINE)
+    else:  # it is made from the others
+        assert trials(tmp_path) == trials(folder)
+
+
+def test_a_folder_that_cannot_be_written(crossmodal: Zygote, tmp_path: Path) -> None:
+    write_experiment(tmp_path, epochs=1)
+    (tmp_path / "taken").touch()
+    status, output = crossmodal.run("sweep", "--config", "dots.yaml", "--runs", "taken", cwd=tmp_path)
+    assert status == 1
+    assert output.startswith("crossmodal: error: ")
+    assert "taken" in output
 
 
 @pytest.mark.parametrize(
