@@ -30,6 +30,7 @@ CHATTER = (
     "Loaded model weights",
     "Loading `train_dataloader`",
     "[rank: 0] Received SIGTERM",
+    "LOCAL_RANK: ",
 )
 # said of choices that are made on purpose here
 EXPECTED_WARNINGS = (

@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" demo
 cd "$ROOT"
 began="$(mktemp)"
 crossmodal fit --config configs/easy_vqa.yaml "$@"
-# wherever --name and --runs have put it
+# wherever below this folder --name and --runs have put it
 figures="$(find . -name metrics.json -newer "$began" -not -path './.venv/*' | head -n 1)"
 rm -f "$began"
 [ -z "$figures" ] || crossmodal report "$(dirname "${figures#./}")"

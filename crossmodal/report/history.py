@@ -22,7 +22,9 @@ def read_history(path: Path) -> History:
     if not path.is_file():
         return found
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        for row in csv.DictReader(line.replace("\0", "") for line in file):
+        # of a line that is being written the last number may lack digits
+        whole = (line.replace("\0", "") for line in file if line.endswith("\n"))
+        for row in csv.DictReader(whole):
             step = _number(row.get("step"))
             if step is None:
                 continue

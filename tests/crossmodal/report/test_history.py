@@ -24,6 +24,7 @@ def test_each_figure_has_its_own_steps(tmp_path: Path) -> None:
         ("", {}),
         ("epoch,step,train/loss\n", {}),
         ("epoch,step,train/loss\n0,9,1.5\n0,19", {"train/loss": [(9, 1.5)]}),
+        ("epoch,step,train/loss\n0,9,1.5\n0,19,0.59", {"train/loss": [(9, 1.5)]}),  # of 0.5938
         ("epoch,step,train/loss\n0,9,nan\n0,19,inf\n0,29,2\n", {"train/loss": [(29, 2.0)]}),
         ("epoch,step,train/loss\n0,9,1.5\n0,19,0.5,7,8\n", {"train/loss": [(9, 1.5), (19, 0.5)]}),
         (b"epoch,step,train/loss\n0,9,1.5\n\0\0\0\xff\xfe,\xff\n", {"train/loss": [(9, 1.5)]}),
