@@ -84,8 +84,7 @@ class LookClosely(Callback):
             known = outputs["choice"].whole  # a subset may choose what all together did not
         stride, count = self._share(trainer)
         if batch_idx % stride == 0 and len(known):
-            kept = known.take(torch.linspace(0, len(known) - 1, min(count, len(known))).long())
-            self._rows.append(replace(kept, inputs={**kept.inputs, **pl_module.model.encode(kept)}))
+            self._rows.append(known.take(torch.linspace(0, len(known) - 1, min(count, len(known))).long()))
 
     @staticmethod
     def _share(trainer: Trainer) -> tuple[int, int]:
@@ -119,6 +118,7 @@ class LookClosely(Callback):
         assert isinstance(pl_module, CrossModalModule)
         if not self._rows:
             return
+        self._rows = [replace(kept, inputs={**kept.inputs, **pl_module.model.encode(kept)}) for kept in self._rows]
         figures = _ranks_of_experts(self._rows)
         if pl_module.model.fusion is not None:
             figures |= _by_subsets(pl_module, self._rows)
