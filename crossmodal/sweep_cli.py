@@ -21,11 +21,14 @@ from crossmodal.arguments import read_options as read_keys
 from crossmodal.errors import UsageError, refuse
 from crossmodal.output import is_quiet, say, tell
 from crossmodal.preflight import check
+from crossmodal.report.training import flattened
 from crossmodal.run_folder import RunFolder
 from crossmodal.sweep.experiment import begin, completed, own_values, warm_up
 from crossmodal.sweep.search import GOALS, METHODS, TRIALS, Interval, Search, flags, read_search, short_names, written
 
 if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
     from optuna.trial import FrozenTrial, Trial
 
     from crossmodal.sweep.study import Study
@@ -60,6 +63,32 @@ class Options:
     search: Search
     trials: int | None
     prune: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all trials have in common.
+
+    Args:
+        search: With all that was not given.
+        arguments: Of `fit`.
+        name: Of the experiment that they are runs of, such as `dots/sweep`.
+        runs: The folder of all runs.
+        trials: In all.
+        context: Of their processes.
+    """
+
+    search: Search
+    arguments: list[str]
+    name: str
+    runs: Path
+    trials: int
+    context: ForkServerContext | SpawnContext
+
+    @property
+    def folder(self) -> Path:
+        """Of the sweep."""
+        return self.runs / self.name
 
 
 class _Stopped(BaseException):
@@ -126,6 +155,7 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 def _sweep(options: Options, arguments: list[str]) -> int:
     from crossmodal.sweep.study import Study, readable
+    from crossmodal.sweep.trial import processes
 
     keys = list(read_keys(arguments))
     config, _ = configuration([*keys, *options.search.fixed.items()])
@@ -135,56 +165,64 @@ def _sweep(options: Options, arguments: list[str]) -> int:
         for value in one.examples():
             check("fit", [*arguments, *flags({key: value})])
     check("fit", [*arguments, *flags(search.fixed)])
-    name = f"{config.get('name') or (files[-1].stem if files else 'experiment')}/sweep"
-    folder = Path(config.get("runs") or "runs") / name
     size = search.grid_size()
-    most = min(options.trials or search.trials or size or TRIALS, size or sys.maxsize)
-    is_new = begin(folder, config, search)
+    class_paths = [str(value) for key, value in flattened(config) if key.endswith("class_path")]
+    plan = Plan(
+        search,
+        arguments,
+        f"{config.get('name') or (files[-1].stem if files else 'experiment')}/sweep",
+        Path(config.get("runs") or "runs"),
+        min(options.trials or search.trials or size or TRIALS, size or sys.maxsize),
+        processes(class_paths),
+    )
+    is_new = begin(plan.folder, config, search)
     seed = config.get("seed_everything")
     study = Study(
-        folder,
+        plan.folder,
         search,
         seed=int(seed) if isinstance(seed, int) else 0,
         own=own_values(search, config),
         prune_after=warm_up(config) if options.prune else None,
     )
-    with readable(folder / "sweep.db"):
-        return _try_all(study, search, arguments, name, most, is_new=is_new)
+    with readable(plan.folder / "sweep.db"):
+        return _try_all(study, plan, is_new=is_new)
 
 
-def _try_all(study: Study, search: Search, arguments: list[str], name: str, most: int, *, is_new: bool) -> int:
+def _try_all(study: Study, plan: Plan, *, is_new: bool) -> int:
     from crossmodal.sweep.summary import write_summary
 
+    search = plan.search
     ended = len(_ended(study))
     done = f" ({ended} done)" if ended else ""
-    say(f"sweep: {study.folder}, {most} trials{done}, to {search.goal} {search.metric}")
+    say(f"sweep: {plan.folder}, {plan.trials} trials{done}, to {search.goal} {search.metric}")
     for key, one in search.parameters.items():
         say(f"  {key}: {_in_words(one)}")
     try:
         while True:
-            with study.next_trial(most) as trial:
+            with study.next_trial(plan.trials) as trial:
                 if trial is None:
                     break
-                _train(study, trial, search, arguments, name, most)
-            write_summary(study, search, name)
+                _train(study, trial, plan)
+            write_summary(study, search, plan.name)
             failed = [one.user_attrs.get("error") for one in _ended(study)]
             if len(failed) >= FAILURES and all(failed):
                 return refuse(f"all {len(failed)} trials failed; the last: {failed[-1]}", 1)
     except UsageError:
         if is_new and not _ended(study):  # it would refuse what is given rightly the next time
-            shutil.rmtree(study.folder)
+            shutil.rmtree(plan.folder)
         raise
-    return _tell_best(study, search, write_summary(study, search, name))
+    return _tell_best(study, search, write_summary(study, search, plan.name))
 
 
 def _ended(study: Study) -> list[FrozenTrial]:
     return [one for one in study.trials if one.state.is_finished()]
 
 
-def _train(study: Study, trial: Trial, search: Search, arguments: list[str], name: str, most: int) -> None:
+def _train(study: Study, trial: Trial, plan: Plan) -> None:
     from crossmodal.sweep.trial import train
 
-    run = RunFolder(study.folder / str(trial.number))
+    search = plan.search
+    run = RunFolder(plan.folder / str(trial.number))
     settings = study.values(trial)
     told = set(study.trials[trial.number].intermediate_values)
 
@@ -194,15 +232,16 @@ def _train(study: Study, trial: Trial, search: Search, arguments: list[str], nam
             trial.report(value, epoch)
         return trial.should_prune()
 
-    _show(f"trial {trial.number} of 0 to {most - 1} begins")
+    _show(f"trial {trial.number} of 0 to {plan.trials - 1} begins")
     began = time.perf_counter()
-    own = ["--name", name, "--runs", str(study.folder.parents[len(Path(name).parts) - 1]), "--ckpt_path", str(run.path)]
+    own = ["--name", plan.name, "--runs", str(plan.runs), "--ckpt_path", str(run.path)]
     try:
         outcome = train(
-            ["fit", *arguments, *flags(settings), *own],
+            ["fit", *plan.arguments, *flags(settings), *own],
             run,
             str(search.metric),
-            group=name,
+            context=plan.context,
+            group=plan.name,
             should_stop=should_stop,
         )
     finally:

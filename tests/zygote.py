@@ -45,16 +45,17 @@ HEAVY = (
     "experts.image",
     "experts.text",
 )
-for name in HEAVY:
-    importlib.import_module(name)
-print("ready", flush=True)
-for line in sys.stdin:
-    request = json.loads(line)
-    if request["do"] == "start":
-        pid = os.fork()
-        if pid == 0:
-            run(request)
-        print(pid, flush=True)
-    else:
-        _, status = os.waitpid(request["pid"], 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+if __name__ == "__main__":  # processes that a command begins import this anew
+    for name in HEAVY:
+        importlib.import_module(name)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["do"] == "start":
+            pid = os.fork()
+            if pid == 0:
+                run(request)
+            print(pid, flush=True)
+        else:
+            _, status = os.waitpid(request["pid"], 0)
+            print(os.waitstatus_to_exitcode(status), flush=True)

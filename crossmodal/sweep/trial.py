@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from pathlib import Path
 
+from crossmodal import cli
 from crossmodal.errors import UsageError
 from crossmodal.output import say
 from crossmodal.report.history import read_history
@@ -21,6 +23,7 @@ from crossmodal.run_folder import LockedError, RunFolder
 POLL_SECONDS = 0.3
 PATIENCE = 60.0  # seconds that a run may take to end, which it does after the batch
 ERROR = "crossmodal: error: "
+OWN_PACKAGES = ("crossmodal", "datamodules", "experts", "pytorch_lightning")
 PARENT_DIED = 1  # of Linux's prctl: the signal that a process is sent when its parent is gone
 
 
@@ -39,8 +42,32 @@ class Outcome:
     error: str | None = None
 
 
+def processes(class_paths: Iterable[str]) -> ForkServerContext | SpawnContext:
+    """Return what begins processes of trials.
+
+    They are forked from one that has imported what takes seconds, once; where a GPU or macOS may not bear that, each is
+    begun anew.
+
+    Args:
+        class_paths: That the experiment names; the modules of ours among them are imported, too.
+    """
+    has_gpu = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+    if sys.platform != "linux" or has_gpu:
+        return multiprocessing.get_context("spawn")
+    modules = {path.rpartition(".")[0] for path in class_paths if path.partition(".")[0] in OWN_PACKAGES}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["crossmodal.training_cli", *sorted(modules)])
+    return context
+
+
 def train(
-    arguments: Sequence[str], run: RunFolder, metric: str, *, group: str, should_stop: Callable[[int, float], bool]
+    arguments: Sequence[str],
+    run: RunFolder,
+    metric: str,
+    *,
+    context: ForkServerContext | SpawnContext,
+    group: str,
+    should_stop: Callable[[int, float], bool],
 ) -> Outcome:
     """Train a run, from the beginning or from where it was, and stop it where that is wanted.
 
@@ -51,6 +78,7 @@ def train(
         arguments: Of `crossmodal`.
         run: Its folder.
         metric: The figure that is watched.
+        context: Of its process, as `processes` returns it.
         group: That wandb shows it in.
         should_stop: Is given the epoch, from 1, and the metric, once each, in order.
 
@@ -58,34 +86,37 @@ def train(
         UsageError: The run has no such metric.
     """
     _wait_for(run)
-    command = [sys.executable, "-m", "crossmodal", *arguments]
-    with (run.path / "output.txt").open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=output,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "CROSSMODAL_OUTPUT": "lines", "WANDB_RUN_GROUP": group},
-            start_new_session=True,  # Ctrl-C is for the sweep, which passes it on
-            preexec_fn=_end_with_parent,
-        )
-        try:
-            told, metrics = 0, run.path / "metrics.csv"
-            while True:
-                status = process.poll()
-                if status not in (None, 0):
-                    return Outcome("failed", error=_error(run.path / "output.txt", status))
-                for epoch, value in enumerate(_values(metrics, metric), start=1):
-                    if epoch > told:
-                        told = epoch
-                        # also of a run that was quicker than we: what is tried next must not depend on that
-                        if should_stop(epoch, value):
-                            return Outcome("pruned")
-                if status == 0:
-                    return _outcome(run, metric)
-                time.sleep(POLL_SECONDS)
-        finally:
-            _end(process)
+    process = context.Process(target=_fit, args=(list(arguments), run.path / "output.txt", group))
+    process.start()
+    try:
+        told, metrics = 0, run.path / "metrics.csv"
+        while True:
+            status = process.exitcode
+            if status not in (None, 0):
+                return Outcome("failed", error=_error(run.path / "output.txt", status))
+            for epoch, value in enumerate(_values(metrics, metric), start=1):
+                if epoch > told:
+                    told = epoch
+                    # also of a run that was quicker than we: what is tried next must not depend on that
+                    if should_stop(epoch, value):
+                        return Outcome("pruned")
+            if status == 0:
+                return _outcome(run, metric)
+            process.join(POLL_SECONDS)
+    finally:
+        _end(process)
+
+
+def _fit(arguments: list[str], output: Path, group: str) -> None:
+    os.setsid()  # Ctrl-C is for the sweep, which passes it on
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DIED, signal.SIGTERM)
+    with output.open("ab") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+    os.environ |= {"CROSSMODAL_OUTPUT": "lines", "WANDB_RUN_GROUP": group}
+    sys.argv = ["crossmodal", *arguments]
+    sys.exit(cli.main())
 
 
 def _wait_for(run: RunFolder) -> None:
@@ -101,11 +132,6 @@ def _wait_for(run: RunFolder) -> None:
             time.sleep(POLL_SECONDS)
         else:
             return
-
-
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PARENT_DIED, signal.SIGTERM)
 
 
 def _values(metrics: Path, metric: str) -> list[float]:
@@ -138,11 +164,10 @@ def _error(output: Path, status: int) -> str:
     return error if is_ours else f"exit status {status}: {said.splitlines()[-1] if said else 'it said nothing'}"
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
+def _end(process: ForkServerProcess | SpawnProcess) -> None:
+    if process.is_alive():
         process.terminate()
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
+        process.join(PATIENCE)
+        if process.is_alive():
             process.kill()
-            process.wait()
+            process.join()
