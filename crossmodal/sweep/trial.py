@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from pathlib import Path
 
-from crossmodal import cli
+from crossmodal.__main__ import main
 from crossmodal.errors import UsageError
 from crossmodal.output import say
 from crossmodal.report.history import read_history
@@ -116,7 +116,7 @@ def _fit(arguments: list[str], output: Path, group: str) -> None:
             os.dup2(file.fileno(), number)
     os.environ |= {"CROSSMODAL_OUTPUT": "lines", "WANDB_RUN_GROUP": group}
     sys.argv = ["crossmodal", *arguments]
-    sys.exit(cli.main())
+    sys.exit(main())
 
 
 def _wait_for(run: RunFolder) -> None:
