@@ -181,6 +181,18 @@ def _arguments_of(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str
     return config, ""
 
 
+def flattened(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys of what lies within each other, and their values; entries of a list by their numbers."""
+    if isinstance(value, dict) and value:
+        for inner, of in value.items():
+            yield from flattened(of, f"{key}.{inner}" if key else str(inner))
+    elif isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
+        for number, of in enumerate(value):
+            yield from flattened(of, f"{key}.{number}")
+    else:
+        yield key, value
+
+
 def kind(value: Any) -> str:
     """Say what a value is, as a user would."""
     names = {dict: "keys and values", list: "a list", type(None): "nothing"}

@@ -7,9 +7,12 @@ import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from crossmodal.errors import without_checkpoint
 
 PACKAGES = ("crossmodal", "torch", "pytorch-lightning", "timm", "transformers", "torchaudio", "numpy")
 
@@ -17,10 +20,14 @@ PACKAGES = ("crossmodal", "torch", "pytorch-lightning", "timm", "transformers", 
 def environment() -> dict[str, Any]:
     """Return it, as JSON.
 
-    The commit is that of the repository that the command runs in, if it is one, with `+` where files differ from it.
+    The command is the one that begins the run, without the checkpoint of its own that it went on from. The commit is
+    that of the repository that the command runs in, if it is one, with `+` where files differ from it.
     """
+    arguments, checkpoint = without_checkpoint(sys.argv[1:])
+    if checkpoint is not None and Path(checkpoint).is_file():  # of another run, perhaps
+        arguments = sys.argv[1:]
     found: dict[str, Any] = {
-        "command": shlex.join(["crossmodal", *sys.argv[1:]]),
+        "command": shlex.join(["crossmodal", *arguments]),
         "commit": _commit(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},

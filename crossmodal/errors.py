@@ -61,12 +61,27 @@ def say_how_to_go_on(what: str, *, has_run: bool) -> None:
     """
     words = 2 if sys.argv[1:2] == ["expert"] else 1
     command, arguments = sys.argv[1 : 1 + words], sys.argv[1 + words :]
-    kept: list[str] = []
-    for position, argument in enumerate(arguments):
-        follows = position > 0 and arguments[position - 1] == "--ckpt_path"
-        if not follows and argument.partition("=")[0] != "--ckpt_path":
-            kept.append(argument)
-    again = [*kept, "--ckpt_path", "last"] if has_run else arguments
+    rest, checkpoint = without_checkpoint(arguments)
+    is_certain = checkpoint is not None and Path(checkpoint).is_dir()  # a run of which there are newer ones, perhaps
+    again = [*rest, "--ckpt_path", "last"] if has_run and not is_certain else arguments
     hint = f"; {'go on with' if has_run else 'nothing was begun; begin again with'}:\n  "
     line = shlex.join(["crossmodal", *command, *again])
     sys.stderr.write(f"\n{what}" + (f"{hint}{line}\n" if command[-1:] in (["fit"], ["extend"]) else "\n"))
+
+
+def without_checkpoint(arguments: list[str]) -> tuple[list[str], str | None]:
+    """Return arguments without `--ckpt_path`, and what it is, if it is given."""
+    rest: list[str] = []
+    found = None
+    position = 0
+    while position < len(arguments):
+        option, has_value, value = arguments[position].partition("=")
+        if option != "--ckpt_path":
+            rest.append(arguments[position])
+        elif has_value:
+            found = value
+        else:
+            position += 1
+            found = arguments[position] if position < len(arguments) else None
+        position += 1
+    return rest, found

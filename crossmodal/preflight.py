@@ -18,13 +18,14 @@ from typing import Any, Literal
 
 from crossmodal.arguments import CLASS_KEYS, COMMAND_LINE, configuration, kind, read_options
 from crossmodal.errors import UsageError
-from crossmodal.run_folder import checkpoint_to_evaluate
+from crossmodal.run_folder import checkpoint_to_evaluate, experiment_folder
 from crossmodal.signatures import Annotation, Module, Signature, nearest, read_module, read_signature
 
 MODEL = "crossmodal.module.CrossModalModule"
 TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
 LINKED = ("experts", "outputs")  # arguments of the model that other groups give
 OWN_KEYS = ("experts", "data", "model", "trainer", "seed_everything", "name", "runs", "track", "observe")
+SEEDS = 2**32  # as numpy takes them
 # types that nothing in a YAML file is
 NEVER_IN_YAML = {"Tensor"}
 Verdict = Literal["right", "wrong", "unknown"]
@@ -42,6 +43,7 @@ def check(subcommand: str, arguments: list[str]) -> None:
     if files or options:
         checker = _Checker(subcommand, config, origins)
         checker.check_keys()
+        checker.check_own()
         checker.check_output()
         if not any(key == "print_config" for key, _ in options):
             checker.check_checkpoint(Path(str(files[-1])).stem if files else "experiment")
@@ -76,6 +78,16 @@ class _Checker:
                 self.check_group(read_signature(TRAINER), value, key)
             elif key in self.method:
                 self.check_value(self.method[key], value, key)
+
+    def check_own(self) -> None:
+        name, seed = self.config.get("name"), self.config.get("seed_everything")
+        if isinstance(name, str):
+            try:
+                experiment_folder(Path(str(self.config.get("runs") or "runs")), name)
+            except ValueError as error:
+                self.fail("name", str(error))
+        if isinstance(seed, int) and not 0 <= seed < SEEDS:
+            self.fail("seed_everything", f"seed_everything: expected a number from 0 to {SEEDS - 1}, found {seed}")
 
     def check_output(self) -> None:
         output, limit = self.config.get("output"), self.config.get("limit")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from crossmodal.errors import TRACEBACK, UsageError, place_in_own_code, refuse
 from crossmodal.run_folder import RunFolder, given_run
-from crossmodal.sweep.search import SUMMARY
+from crossmodal.sweep.search import BEGUN, SUMMARY
 
 HELP = """\
 usage: crossmodal report RUN [RUN ...] [--output FILE.html] [--rows N]
@@ -69,6 +69,8 @@ def read_options(arguments: list[str]) -> Options | None:
         if len(given.runs) > 1:
             raise UsageError(f"{sweep} is a sweep, which has a page of its own: give it alone")
         return Options([], given.output or sweep / "report.html", int(given.rows), sweep)
+    if begun := next((path for path in given.runs if (path / BEGUN).is_file()), None):
+        raise UsageError(f"{begun} is a sweep of which no trial has ended yet; give one of its runs, as {begun / '0'}")
     try:
         runs = [given_run(path) for path in given.runs]
     except ValueError as error:

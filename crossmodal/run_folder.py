@@ -37,7 +37,7 @@ class RunFolder:
     @classmethod
     def new(cls, runs: Path, name: str) -> RunFolder:
         """Make the next version's folder."""
-        parent = _experiment(runs, name)
+        parent = experiment_folder(runs, name)
         parent.mkdir(parents=True, exist_ok=True)
         version = max(_versions(parent), default=-1) + 1
         while True:
@@ -51,7 +51,7 @@ class RunFolder:
     @classmethod
     def latest(cls, runs: Path, name: str, *, having: str | None = None) -> RunFolder | None:
         """Return the newest version's folder, or the newest that has this checkpoint, or None."""
-        parent = _experiment(runs, name)
+        parent = experiment_folder(runs, name)
         folders = [cls(parent / str(version)) for version in sorted(_versions(parent), reverse=True)]
         return next((run for run in folders if having is None or run.checkpoint(having).exists()), None)
 
@@ -119,6 +119,17 @@ def known(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [known(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def experiment_folder(runs: Path, name: str) -> Path:
+    """Return the folder of an experiment's runs.
+
+    Raises:
+        ValueError: It would not lie in that of all runs.
+    """
+    if not Path(name).parts or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"name {name!r}: it becomes a folder of {runs}; give one such as dots, or study/dots")
+    return runs / name
 
 
 def trained_run(path: Path) -> tuple[RunFolder, Path]:
@@ -201,12 +212,6 @@ def run_to_go_on_with(given: str, runs: Path, name: str) -> RunFolder | None:
     if run is not None and others and run.checkpoint(given) not in others:
         raise ValueError(f"{run.path} has no {given}.ckpt; give one of {', '.join(map(str, others))}")
     return run
-
-
-def _experiment(runs: Path, name: str) -> Path:
-    if not Path(name).parts or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"name {name!r}: it becomes a folder of {runs}; give one such as dots, or study/dots")
-    return runs / name
 
 
 def _versions(parent: Path) -> list[int]:

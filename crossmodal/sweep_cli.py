@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
 import sys
 import time
@@ -16,15 +15,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from crossmodal.arguments import configuration
+from crossmodal.arguments import configuration, flattened
 from crossmodal.arguments import read_options as read_keys
 from crossmodal.errors import UsageError, refuse
 from crossmodal.output import is_quiet, say, tell
 from crossmodal.preflight import check
-from crossmodal.report.training import flattened
 from crossmodal.run_folder import RunFolder
 from crossmodal.sweep.experiment import begin, completed, own_values, warm_up
-from crossmodal.sweep.search import GOALS, METHODS, TRIALS, Interval, Search, flags, read_search, short_names, written
+from crossmodal.sweep.reading import read_search
+from crossmodal.sweep.search import GOALS, METHODS, TRIALS, Interval, Search, flags, short_names, written
+from crossmodal.sweep.trial import TrialInterruptedError, processes, train
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
@@ -139,6 +139,8 @@ def main(options: Options, arguments: list[str]) -> int:
         return _sweep(options, arguments)
     except UsageError as error:
         return refuse(error, 2)
+    except TrialInterruptedError as error:
+        return refuse(f"{error}; the same command goes on with the sweep", 1)
     except OSError as error:
         return refuse(error, 1)
     except _Stopped as stopped:
@@ -155,40 +157,41 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 def _sweep(options: Options, arguments: list[str]) -> int:
     from crossmodal.sweep.study import Study, readable
-    from crossmodal.sweep.trial import processes
 
     keys = list(read_keys(arguments))
     config, _ = configuration([*keys, *options.search.fixed.items()])
-    files = [Path(str(value)) for key, value in keys if key in ("config", "c")]
     search = completed(options.search, config)
+    size = search.size
+    if search.method == "grid" and size is None:
+        key = next(key for key, one in search.parameters.items() if one.size is None)
+        raise UsageError(f"{key}: a grid of {_in_words(search.parameters[key])} wants steps, as LOW..HIGH:STEP")
+    wanted = options.trials or search.trials or (size if search.method == "grid" else None) or TRIALS
+    trials = wanted if size is None else min(wanted, size)
     for key, one in search.parameters.items():
         for value in one.examples():
             check("fit", [*arguments, *flags({key: value})])
     check("fit", [*arguments, *flags(search.fixed)])
-    size = search.grid_size()
+    files = [Path(str(value)) for key, value in keys if key in ("config", "c")]
+    # as the parser reads them: what YAML takes for a number is a text
+    given = {**config, **{key: value for key, value in keys if value is not None}}
+    name = str(given.get("name") or (files[-1].stem if files else "experiment"))
+    runs = Path(str(given.get("runs") or "runs"))
     class_paths = [str(value) for key, value in flattened(config) if key.endswith("class_path")]
-    plan = Plan(
-        search,
-        arguments,
-        f"{config.get('name') or (files[-1].stem if files else 'experiment')}/sweep",
-        Path(config.get("runs") or "runs"),
-        min(options.trials or search.trials or size or TRIALS, size or sys.maxsize),
-        processes(class_paths),
-    )
-    is_new = begin(plan.folder, config, search)
+    plan = Plan(search, arguments, f"{name}/sweep", runs, trials, processes(class_paths))
+    begin(plan.folder, config, search)
     seed = config.get("seed_everything")
     study = Study(
         plan.folder,
         search,
-        seed=int(seed) if isinstance(seed, int) else 0,
+        seed=seed if isinstance(seed, int) else 0,
         own=own_values(search, config),
         prune_after=warm_up(config) if options.prune else None,
     )
     with readable(plan.folder / "sweep.db"):
-        return _try_all(study, plan, is_new=is_new)
+        return _try_all(study, plan)
 
 
-def _try_all(study: Study, plan: Plan, *, is_new: bool) -> int:
+def _try_all(study: Study, plan: Plan) -> int:
     from crossmodal.sweep.summary import write_summary
 
     search = plan.search
@@ -208,8 +211,7 @@ def _try_all(study: Study, plan: Plan, *, is_new: bool) -> int:
             if len(failed) >= FAILURES and all(failed):
                 return refuse(f"all {len(failed)} trials failed; the last: {failed[-1]}", 1)
     except UsageError:
-        if is_new and not _ended(study):  # it would refuse what is given rightly the next time
-            shutil.rmtree(plan.folder)
+        study.withdraw()  # it would refuse what is given rightly the next time
         raise
     return _tell_best(study, search, write_summary(study, search, plan.name))
 
@@ -219,8 +221,6 @@ def _ended(study: Study) -> list[FrozenTrial]:
 
 
 def _train(study: Study, trial: Trial, plan: Plan) -> None:
-    from crossmodal.sweep.trial import train
-
     search = plan.search
     run = RunFolder(plan.folder / str(trial.number))
     settings = study.values(trial)
@@ -262,6 +262,8 @@ def _tell_best(study: Study, search: Search, path: Path) -> int:
     if is_quiet():
         tell({str(search.metric): best.value, "trial": best.number, **settings}, {"run": run.path, "trials": path})
         return 0
+    if others := [str(one.number) for one in study.trials if not one.state.is_finished()]:
+        print(f"trained by another process still: trial {', '.join(others)}")
     print(f"best: trial {best.number}  {_result(best, search)}  {_settings(settings, search)}")
     for key, share in study.importance().items():
         print(f"  {share:5.0%}  {key}")

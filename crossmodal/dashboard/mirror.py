@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +17,9 @@ from trackio import Audio, Image, Table
 from trackio.sqlite_storage import SQLiteStorage
 
 from crossmodal.check.charts import DAY
-from crossmodal.dashboard.figures import Figures
 from crossmodal.dashboard.runs import FoundRun, is_locked, look_at, run_folders
 from crossmodal.media import read_media
+from crossmodal.metrics_file import MetricsFile
 from crossmodal.report.plots import CONFIG, SCHEMA, Plot, diagonal, heat_map
 
 MOST_MEDIA = 8  # of a name and run, the newest
@@ -38,7 +39,7 @@ class Mirror:
         self.runs = runs
         self.project = project
         self._seen: dict[Path, object] = {}
-        self._figures: dict[Path, Figures] = {}
+        self._figures: dict[Path, MetricsFile] = {}
         self._media: dict[Path, set[tuple[str, int]]] = {}
         self._waiting: dict[Path, FoundRun] = {}  # for their media to be brought
         self._titles: dict[Path, str] = {}
@@ -82,8 +83,8 @@ class Mirror:
     def _bring_figures(self, run: FoundRun) -> None:
         if self._titles.get(run.path, run.title) != run.title:  # it was damaged, or is no more
             self._forget(run.path)
-        figures = self._figures.setdefault(run.path, Figures())
-        before = figures.read(run.path / "metrics.csv")
+        figures = self._figures.setdefault(run.path, MetricsFile(run.path / "metrics.csv"))
+        before = figures.read()
         if before is None:  # it went on from a checkpoint, and wrote rows again
             self._forget(run.path)
             self._figures[run.path], before = figures, 0
@@ -93,7 +94,7 @@ class Mirror:
         SQLiteStorage.bulk_log(
             self.project,
             run.title,
-            [of_row for _, of_row in new] or [{}],
+            [{name: value for name, value in of_row.items() if math.isfinite(value)} for _, of_row in new] or [{}],
             steps=[step for step, _ in new] or [rows[-1][0]],
             config=_config(run),
             # what is no row of it has another name, or the row of this number would be taken for it

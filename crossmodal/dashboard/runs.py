@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crossmodal.arguments import read_yaml
+from crossmodal.arguments import flattened, read_yaml
 from crossmodal.errors import UsageError
 
 LEFT_OUT = {"features", "media", "checkpoints", "wandb", "gates"}
@@ -94,7 +94,7 @@ def look_at(path: Path, runs: Path) -> FoundRun:
 
 def _config(path: Path, faults: list[str]) -> dict[str, Any]:
     try:
-        return dict(_flat(read_yaml(path / "config.yaml")))
+        return dict(flattened(read_yaml(path / "config.yaml")))
     except (UsageError, OSError, RecursionError) as error:
         faults.append(_in_a_line(error))
         return {}
@@ -116,17 +116,6 @@ def _figures(path: Path, faults: list[str]) -> dict[str, Any]:
 
 def _in_a_line(error: BaseException) -> str:
     return " ".join(str(error).split())
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, of in value.items():
-            yield from _flat(of, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
-        for number, of in enumerate(value):
-            yield from _flat(of, f"{prefix}.{number}")
-    else:
-        yield prefix, value
 
 
 def is_locked(path: Path) -> bool:

@@ -83,7 +83,7 @@ class LookClosely(Callback):
         else:
             known = outputs["choice"].whole  # a subset may choose what all together did not
         stride, count = self._share(trainer)
-        if batch_idx % stride == 0 and len(known):
+        if batch_idx % stride == 0 and len(self._rows) < BATCHES and len(known):
             self._rows.append(known.take(torch.linspace(0, len(known) - 1, min(count, len(known))).long()))
 
     @staticmethod
@@ -96,7 +96,8 @@ class LookClosely(Callback):
         data = getattr(trainer, "datamodule", None)
         train = data.rows("train") if isinstance(data, PairedDataModule) else None
         wanted = min(ROWS, max(LEAST_ROWS, int(SHARE * len(train)))) if train is not None else ROWS
-        batches = int(min(trainer.num_val_batches[0], 1e9))  # of a stream nobody knows how many
+        there = trainer.num_val_batches[0]
+        batches = BATCHES if math.isinf(there) else int(there)  # of a stream, nobody knows whose length, the first
         stride = max(1, math.ceil(batches / BATCHES))
         return stride, math.ceil(wanted / max(1, math.ceil(batches / stride)))
 

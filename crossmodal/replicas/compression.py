@@ -113,7 +113,7 @@ def compress(
         how: `top_k` or `to_eight_bits`, with what they take; integers are sent as they are.
     """
     sent: dict[str, Compressed] = {}
-    remains: dict[str, Tensor] = {}
+    remains = {name: value for name, value in left.items() if name not in change}  # it comes when they change again
     for name, value in change.items():
         if not value.is_floating_point() or value.numel() == 0:
             sent[name] = value

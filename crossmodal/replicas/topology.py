@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import networkx as nx
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,8 +48,8 @@ def small_world(replicas: int, *, neighbours: int = 4, rewired: float = 0.1, see
         rewired: The share of edges that lead elsewhere.
         seed: Of the drawing.
     """
-    if not 2 <= neighbours < _checked(replicas):
-        raise ValueError(f"neighbours must be from 2 to {replicas - 1}, not {neighbours}")
+    if not 2 <= neighbours < _checked(replicas) or neighbours % 2:
+        raise ValueError(f"neighbours must be even, and from 2 to {replicas - 1}, not {neighbours}")
     return nx.connected_watts_strogatz_graph(replicas, neighbours, rewired, tries=TRIES, seed=seed)
 
 
@@ -58,8 +59,9 @@ def erdos_renyi(replicas: int, *, probability: float, seed: int = 0) -> nx.Graph
     Raises:
         ValueError: Among many drawn none hangs together: the probability is too low.
     """
-    for number in range(TRIES):
-        graph = nx.gnp_random_graph(_checked(replicas), probability, seed=seed + number)
+    generator = np.random.default_rng(seed)
+    for _ in range(TRIES):
+        graph = nx.gnp_random_graph(_checked(replicas), probability, seed=generator)
         if nx.is_connected(graph):
             return graph
     raise ValueError(f"of {TRIES} graphs of {replicas} replicas none hangs together at a probability of {probability}")

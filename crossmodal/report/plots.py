@@ -5,17 +5,19 @@ Colours are the page's own (`var(--c0)` and so on), so that a plot is right by d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from posixpath import commonpath
 from typing import Any
 
-from crossmodal.report.history import History, thinned
+from crossmodal.metrics_file import History
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name; nothing is loaded from there
 COLOURS = [f"var(--c{number})" for number in range(8)]
 LABELLED = 14  # rows and columns of a heat map up to which its cells are labelled
 ROW = 26  # pixels
+MOST_POINTS = 400  # of a curve; more cannot be told apart in a page, and make it large
 CONFIG = {
     "background": "transparent",
     "font": "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif",
@@ -275,6 +277,15 @@ def diagonal(title: str, confidence: Sequence[float], accuracy: Sequence[float],
     return Plot(
         title, f"Share of answers that are right, by confidence: {said}.", spec, ["confidence", "right"], rows, note
     )
+
+
+def thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Return at most so many points that they can be told apart, the last among them, each the mean of its like."""
+    if len(points) <= MOST_POINTS:
+        return points
+    size = math.ceil(len(points) / MOST_POINTS)
+    parts = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
 
 
 def shown(value: float) -> str:

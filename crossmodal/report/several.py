@@ -10,7 +10,7 @@ from crossmodal.report.comparison import differences
 from crossmodal.report.evaluation import Evaluation, Opened, evaluate
 from crossmodal.report.page import Page, Section
 from crossmodal.report.plots import Plot, intervals, lines
-from crossmodal.report.training import Record, costs, settings_that_differ, training
+from crossmodal.report.training import Record, costs, repeating, settings_that_differ, training
 from crossmodal.run_folder import RunFolder
 
 
@@ -51,7 +51,7 @@ def compare(runs: Sequence[tuple[RunFolder, Path]], *, rows: int, command: str) 
 
 
 def _fits(records: dict[str, Record]) -> list[str]:
-    return list(dict.fromkeys(f"crossmodal fit --config {record.run.config}" for record in records.values()))
+    return list(dict.fromkeys(repeating(record.run, record.config.get("name")) for record in records.values()))
 
 
 def _figures(records: dict[str, Record]) -> Section:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 from crossmodal.report.page import Page, Section
 from crossmodal.report.plots import lines, shown
 from crossmodal.report.sweep_plots import Axis, Tried, bars, parallel_coordinates, slice_plot
+from crossmodal.report.training import repeating
+from crossmodal.run_folder import RunFolder
 from crossmodal.sweep.search import SUMMARY, short_names, written
 
 MOST_ROWS = 50
 MOST_SLICES = 12
+CLASS = re.compile(r"([a-z_]\w*\.)+[A-Z]\w*")  # with its module
 
 
 def report(folder: Path) -> Page:
@@ -29,7 +33,7 @@ def report(folder: Path) -> Page:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return _page(folder, found)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: is not as `crossmodal sweep` wrote it ({error!r}); the same sweep command writes it anew"
         ) from error
@@ -58,7 +62,7 @@ def _page(folder: Path, found: Mapping[str, Any]) -> Page:
             _settings(found, tried, best),
             _progress(tried, metric, sign),
         ]
-    sections += [_trials(trials, sign), _commands(folder, best)]
+    sections += [_trials(trials, sign), _commands(folder, found["name"], best)]
     return Page(str(found["name"]), subtitle, headline, sections)
 
 
@@ -70,7 +74,7 @@ def _axes(parameters: Mapping[str, Mapping[str, Any]], importance: Mapping[str, 
         one, title = parameters[key], names[key]
         if "values" in one:
             # as a trial's settings have them, so that a class is one, too
-            axes.append(Axis(title, key, [_value(value) for value in one["values"]]))
+            axes.append(Axis(title, key, list(_short(one["values"]).values())))
         else:
             axes.append(Axis(title, key, (), one["low"], one["high"], bool(one["log"])))
     return axes
@@ -113,13 +117,20 @@ def _settings(found: Mapping[str, Any], tried: Sequence[Tried], best: Tried) -> 
 
 
 def _as_texts(settings: Mapping[str, Any], parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {key: _value(settings[key]) if "values" in one else settings[key] for key, one in parameters.items()}
+    return {
+        key: _short(one["values"])[written(settings[key])] if "values" in one else settings[key]
+        for key, one in parameters.items()
+    }
 
 
-def _value(value: Any) -> str:
-    """Return one of a choice's values, a class without its module."""
-    text = written(value)
-    return text.rpartition(".")[2] if isinstance(value, str) and "." in text else text
+def _short(values: Sequence[Any]) -> dict[str, str]:
+    """Return a choice's values as texts, and as a page shows them: classes without their modules, where that tells all.
+
+    What else has dots, as a timm model or a file has, stays as it is.
+    """
+    texts = [written(value) for value in values]
+    short = [text.rpartition(".")[2] if CLASS.fullmatch(text) else text for text in texts]
+    return dict(zip(texts, short if len(set(short)) == len(set(texts)) else texts, strict=True))
 
 
 def _progress(tried: Sequence[Tried], metric: str, sign: float) -> Section:
@@ -142,12 +153,13 @@ def _trials(trials: Sequence[Mapping[str, Any]], sign: float) -> Section:
 
     keys = list(dict.fromkeys(key for one in trials for key in one["settings"]))
     header = ["trial", "result", *short_names(keys).values(), "epochs", "seconds"]
+    short = {key: _short([one["settings"][key] for one in trials if key in one["settings"]]) for key in keys}
     rows = []
     for one in sorted(trials, key=rank)[:MOST_ROWS]:
         value = "" if one["value"] is None else shown(one["value"])
         words = {"complete": "", "pruned": "stopped at "}.get(one["state"], one["state"])
         result = f"{words}{value}"
-        settings = [_value(one["settings"][key]) if key in one["settings"] else "" for key in keys]
+        settings = [short[key][written(one["settings"][key])] if key in one["settings"] else "" for key in keys]
         settings = [shown(float(text)) if _is_number(text) else text for text in settings]
         rows.append([str(one["number"]), result, *settings, str(one["epochs"]), shown(one["seconds"] or 0.0)])
     texts = [f"The best {MOST_ROWS} of {len(trials):,}."] if len(trials) > MOST_ROWS else []
@@ -170,11 +182,11 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _commands(folder: Path, best: Tried | None) -> Section:
+def _commands(folder: Path, name: object, best: Tried | None) -> Section:
     commands = []
     if best is not None:
         commands = [
             f"crossmodal report {folder / str(best.number)}",
-            f"crossmodal fit --config {folder / str(best.number) / 'config.yaml'} --name NAME",
+            repeating(RunFolder(folder / str(best.number)), name),
         ]
     return Section("How to go on", listings=[("The best trial", "\n".join(commands))] if commands else [])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from crossmodal.arguments import read_yaml
-from crossmodal.report.history import History, read_history
+from crossmodal.arguments import flattened, read_yaml
+from crossmodal.metrics_file import History, read_history
 from crossmodal.report.page import Section, Table
 from crossmodal.report.plots import Plot, curves, shown
 from crossmodal.run_folder import RunFolder
+from crossmodal.sweep.search import BEGUN
 
 MOST_CURVES = 10  # in a plot
 MOST_FIGURES = 4
@@ -93,7 +95,7 @@ class Record:
         rows += [[name, str(version)] for name, version in dict(about.get("versions") or {}).items() if version]
         if not about:
             texts.append("The run is of a release that did not store what it was trained with.")
-        command = f"crossmodal fit --config {self.run.config}\n{own_command}"
+        command = f"{repeating(self.run, self.config.get('name'))}\n{own_command}"
         return Section("How to reproduce", texts, tables=[("", [], rows)], listings=[("Commands", command)])
 
 
@@ -152,6 +154,18 @@ def _seconds(value: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{value:.1f} s"
 
 
+def repeating(run: RunFolder, name: object) -> str:
+    """Return the command that repeats a run.
+
+    Args:
+        run: Its folder.
+        name: Its experiment's; a sweep's trial is repeated outside of the sweep, whose folder has trials alone.
+    """
+    is_trial = (run.path.parent / BEGUN).is_file()
+    named = ["--name", str(name).removesuffix("/sweep")] if is_trial else []
+    return shlex.join(["crossmodal", "fit", "--config", str(run.config), *named])
+
+
 def settings_that_differ(records: Mapping[str, Record]) -> Table | None:
     """Return the keys of the configurations in which runs differ, with each one's value."""
     flat = {name: dict(flattened(record.config)) for name, record in records.items()}
@@ -162,13 +176,6 @@ def settings_that_differ(records: Mapping[str, Record]) -> Table | None:
         if len(set(values)) > 1:
             rows.append([key, *values])
     return ("Settings that differ", ["key", *flat], rows) if rows else None
-
-
-def flattened(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Return the dotted keys of what lies within each other, and their values."""
-    if isinstance(value, dict) and value:
-        return [one for key, of in value.items() for one in flattened(of, f"{prefix}.{key}" if prefix else str(key))]
-    return [(prefix, value)]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from crossmodal.arguments import flattened
 from crossmodal.errors import UsageError
 from crossmodal.feature_files import write_json
-from crossmodal.report.training import flattened
-from crossmodal.sweep.search import Choice, Interval, Search, scalar, written
+from crossmodal.sweep.search import BEGUN, Choice, Interval, Search, scalar, written
 
-BEGUN = "search.json"  # what a sweep began with
+LOCK = "sweep.lock"
+# keys that name and show runs, and change no figure
+APART = ("name", "runs", "track", "observe")
 DEFAULT_KEYS = (
     "model.optimizer.init_args.lr",
     "model.optimizer.init_args.weight_decay",
@@ -28,7 +32,12 @@ def completed(search: Search, config: Mapping[str, Any]) -> Search:
     Raises:
         UsageError: The experiment says nothing that they could follow from.
     """
+    for key in (*search.parameters, *search.fixed):
+        if key in (*APART, "ckpt_path", "config"):
+            raise UsageError(f"--search {key}: it changes no figure of a trial; give it as --{key}, if at all")
     if not search.parameters:
+        if search.fixed:
+            raise UsageError(f"--search: all keys have one value each ({', '.join(search.fixed)}): nothing to search")
         found: dict[str, Choice | Interval] = {}
         for key in DEFAULT_KEYS:
             try:
@@ -50,45 +59,60 @@ def completed(search: Search, config: Mapping[str, Any]) -> Search:
         if arguments.get("monitor") and str(one.get("class_path")).endswith("ModelCheckpoint"):
             kept_by[arguments["monitor"]] = "maximize" if arguments.get("mode") == "max" else "minimize"
     metric = search.metric or next(iter(kept_by), "val/loss")
+    if metric.startswith("test/"):
+        raise UsageError(f"--metric {metric}: what is chosen by the test split is not tested by it; give one of val/")
     goal = search.goal or kept_by.get(metric) or ("minimize" if metric.endswith("loss") else None)
     if goal is None:
         raise UsageError(f"--metric {metric}: say whether more is better: --goal minimize or --goal maximize")
     return replace(search, metric=metric, goal=goal)
 
 
-def begin(folder: Path, config: Mapping[str, Any], search: Search) -> bool:
-    """Store what the sweep tries, or see that it goes on with the same; return whether it is new.
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes of a sweep waiting.
+
+    Args:
+        folder: Of the sweep.
+    """
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def begin(folder: Path, config: Mapping[str, Any], search: Search) -> None:
+    """Store what the sweep tries, or see that it goes on with the same.
 
     Raises:
         UsageError: It began otherwise.
     """
-    what: Any = {"configuration": config, "search": _said(search)}
-    path = folder / BEGUN
+    what: Any = {"configuration": {key: config[key] for key in config if key not in APART}, "search": _said(search)}
     what = json.loads(json.dumps(what, default=str))
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, what)
-        return True
-    try:
-        began = json.loads(path.read_text())
-    except ValueError as error:
-        raise UsageError(f"{path} is damaged ({error}): delete {folder}, and sweep anew") from error
-    before, now = (dict(flattened(one)) for one in (began, what))
-    missing = object()
-    for key in [*before, *now]:
-        if before.get(key, missing) != now.get(key, missing):
-            was, is_now = (written(one[key]) if key in one else "not given" for one in (before, now))
-            raise UsageError(
-                f"{folder} began with another {key.partition('.')[2]} ({was}, now {is_now}): give the same, or another "
-                f"--name for another sweep, or delete {folder}"
-            )
-    return False
+    path = folder / BEGUN
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        if not path.exists():
+            write_json(path, what)
+            return
+        try:
+            began = json.loads(path.read_text(encoding="utf-8"))
+            before = {name: dict(flattened(began[name])) for name in what}
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"{path} is damaged ({error!r}): delete {folder}, and sweep anew") from error
+    for name, of in what.items():
+        now, missing = dict(flattened(of)), object()
+        for key in [*before[name], *now]:
+            if before[name].get(key, missing) != now.get(key, missing):
+                was, is_now = (written(one[key]) if key in one else "not given" for one in (before[name], now))
+                raise UsageError(
+                    f"{folder} began with another {key} ({was}, now {is_now}): give the same, or another --name for "
+                    f"another sweep, or delete {folder}"
+                )
 
 
 def _said(search: Search) -> dict[str, Any]:
     parameters = {key: one.said() for key, one in search.parameters.items()}
     found = {key: getattr(search, key) for key in ("fixed", "method", "metric", "goal", "early")}
-    return {"parameters": list(map(list, parameters.items())), **found}
+    return {"parameters": parameters, "order": list(parameters), **found}
 
 
 def warm_up(config: Mapping[str, Any]) -> int:

@@ -1,34 +1,19 @@
-"""What a sweep searches, as a file for `wandb sweep` says it, or as `--search KEY=VALUES` does.
-
-KEY=a,b,c            one of these
-KEY=LOW..HIGH        a number between them; whole, if both are
-KEY=LOW..HIGH:log    likewise, with as many small as large ones
-KEY=LOW..HIGH:STEP   a multiple of STEP above LOW
-"""
+"""What a sweep searches, and how it is written as options."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from crossmodal.arguments import read_yaml
-from crossmodal.errors import UsageError
-
 METHODS = ("bayes", "random", "grid")
 GOALS = ("minimize", "maximize")
 TRIALS = 20
-SUMMARY = "sweep.json"  # what a sweep came to
-# of wandb's file; all but the last three say how wandb names and runs things
-FILE_KEYS = (
-    "name", "description", "project", "entity", "program", "command",
-    "method", "metric", "parameters", "early_terminate", "run_cap",
-)  # fmt: skip
-DISTRIBUTIONS = ("constant", "categorical", "int_uniform", "uniform", "q_uniform", "log_uniform_values")
+BEGUN = "search.json"  # what a sweep began with
+SUMMARY = "sweep.json"  # what it came to
 
 
 @dataclass(frozen=True)
@@ -53,9 +38,14 @@ class Choice:
         """Return values that show whether the key takes them: all."""
         return self.values
 
-    def points(self) -> tuple[Any, ...]:
-        """Return all values, for a grid."""
-        return self.values
+    @property
+    def size(self) -> int:
+        """How many values there are."""
+        return len(self.values)
+
+    def at(self, index: int) -> Any:
+        """Return the value of this number."""
+        return self.values[index]
 
     def said(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -94,17 +84,20 @@ class Interval:
         """Return values that show whether the key takes them: its ends."""
         return self.low, self.high
 
-    def points(self) -> tuple[Any, ...]:
-        """Return all values, for a grid.
+    @property
+    def size(self) -> int | None:
+        """How many values there are; None if they cannot be counted."""
+        step = self._step
+        return None if step is None else round((self.high - self.low) / step) + 1
 
-        Raises:
-            UsageError: They cannot be counted.
-        """
-        step = self.step or (1 if self.is_whole else None)
-        if step is None:
-            raise UsageError(f"a grid of {self.low} to {self.high} wants steps, as {self.low}..{self.high}:STEP")
-        number = round((self.high - self.low) / step) + 1
-        return tuple(min(self.low + index * step, self.high) for index in range(number))
+    def at(self, index: int) -> float:
+        """Return the value of this number."""
+        assert self._step is not None
+        return min(self.low + index * self._step, self.high)
+
+    @property
+    def _step(self) -> float | None:
+        return self.step or (1 if self.is_whole else None)
 
     def said(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -145,72 +138,24 @@ class Search:
             other.trials or self.trials,
         )
 
+    @property
+    def size(self) -> int | None:
+        """How many points there are to try; None if they cannot be counted."""
+        found = 1
+        for one in self.parameters.values():
+            if one.size is None:
+                return None
+            found *= one.size
+        return found
+
     def point(self, number: int) -> dict[str, Any]:
-        """Return a grid's point of this number, the last key changing first."""
+        """Return the point of this number, of those that can be counted, the last key changing first."""
         found: dict[str, Any] = {}
         for key, one in reversed(self.parameters.items()):
-            points = one.points()
-            number, index = divmod(number, len(points))
-            found[key] = points[index]
+            assert one.size is not None
+            number, index = divmod(number, one.size)
+            found[key] = one.at(index)
         return dict(reversed(found.items()))
-
-    def grid_size(self) -> int | None:
-        """Return how many points a grid has, or None where it is no grid.
-
-        Raises:
-            UsageError: They cannot be counted; the message names the key.
-        """
-        if self.method != "grid":
-            return None
-        size = 1
-        for key, one in self.parameters.items():
-            try:
-                size *= len(one.points())
-            except UsageError as error:
-                raise UsageError(f"{key}: {error}") from None
-        return size
-
-
-def read_search(given: str) -> Search:
-    """Read a file, or `KEY=VALUES`.
-
-    Raises:
-        UsageError: It is neither; the message names the file and the key.
-    """
-    key, is_pair, values = given.partition("=")
-    if is_pair and not Path(given).is_file():
-        if not key or not values:
-            raise UsageError(f"--search {given}: expected KEY=VALUES, such as model.warmup=0..0.2")
-        return Search({key: _read_values(values, f"--search {key}")})
-    path = Path(given)
-    content = read_yaml(path)
-    if unknown := [key for key in content if key not in FILE_KEYS]:
-        raise UsageError(f"{path}: unknown key {unknown[0]!r}; a search has {', '.join(FILE_KEYS)}")
-    parameters = content.get("parameters")
-    if not isinstance(parameters, dict) or not parameters:
-        raise UsageError(f"{path}: parameters: expected the YAML's keys, and for each `values`, or `min` and `max`")
-    found: dict[str, Choice | Interval] = {}
-    fixed: dict[str, Any] = {}
-    for key, spec in parameters.items():
-        where = f"{path}: parameters.{key}"
-        if not isinstance(spec, dict):
-            raise UsageError(f"{where}: expected `value`, `values`, or `min` and `max`, found {spec!r}")
-        if "parameters" in spec:
-            raise UsageError(f"{where}: write nested keys with dots, as {key}.KEY")
-        if spec.get("distribution", "constant") == "constant" and "value" in spec:
-            fixed[str(key)] = spec["value"]
-        else:
-            found[str(key)] = _read_parameter(spec, where)
-    metric = content.get("metric") or {}
-    return Search(
-        found,
-        fixed,
-        _one_of(content.get("method", "bayes"), METHODS, f"{path}: method"),
-        metric.get("name"),
-        _one_of(metric.get("goal", "minimize"), GOALS, f"{path}: metric.goal") if metric else None,
-        _early(content.get("early_terminate"), path),
-        content.get("run_cap"),
-    )
 
 
 def flags(values: Mapping[str, Any]) -> Iterator[str]:
@@ -237,48 +182,6 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _read_parameter(spec: dict[str, Any], where: str) -> Choice | Interval:
-    default = "categorical" if "values" in spec else "int_uniform" if _whole(spec.get("min"), spec.get("max")) else None
-    distribution = spec.get("distribution", default or "uniform")
-    if distribution not in DISTRIBUTIONS:
-        raise UsageError(f"{where}.distribution: {distribution} is not supported; there are {', '.join(DISTRIBUTIONS)}")
-    if distribution == "categorical":
-        values = spec.get("values")
-        if not isinstance(values, list) or not values:
-            raise UsageError(f"{where}.values: expected a list of values, found {values!r}")
-        return Choice(tuple(values))
-    low, high = (_number(spec.get(end), f"{where}.{end}") for end in ("min", "max"))
-    if distribution == "int_uniform" and not _whole(low, high):
-        raise UsageError(f"{where}: int_uniform is of integers, not of {low} to {high}")
-    if distribution != "int_uniform":
-        low, high = float(low), float(high)
-    step = _number(spec.get("q", 1), f"{where}.q") if distribution == "q_uniform" else None
-    return _interval(low, high, where, log=distribution == "log_uniform_values", step=step)
-
-
-def _read_values(text: str, where: str) -> Choice | Interval:
-    low_text, is_interval, rest = text.partition("..")
-    if not is_interval:
-        return Choice(tuple(scalar(one.strip()) for one in text.split(",")))
-    high_text, _, how = rest.partition(":")
-    low, high = _number(scalar(low_text), where), _number(scalar(high_text), where)
-    if how in ("", "log"):
-        return _interval(low, high, where, log=how == "log")
-    return _interval(low, high, where, step=_number(scalar(how), f"{where}: {how!r} after the colon"))
-
-
-def _interval(low: float, high: float, where: str, *, log: bool = False, step: float | None = None) -> Interval:
-    if not low < high:
-        raise UsageError(f"{where}: the least, {low}, must be below the most, {high}")
-    if log and low <= 0:
-        raise UsageError(f"{where}: {low} has no logarithm; the least must be above 0")
-    if step is not None and not 0 < step <= high - low:
-        raise UsageError(f"{where}: steps of {step} do not lead from {low} to {high}")
-    if step is not None:
-        high = min(high, low + math.floor((high - low) / step + 1e-9) * step)  # the last that steps lead to
-    return Interval(low, high, log, step)
-
-
 def scalar(text: str) -> Any:
     """Return what a text says: a number, also one such as 1e-4, which YAML reads as a text, or else as YAML."""
     for read in (int, float):
@@ -290,31 +193,3 @@ def scalar(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-
-
-def _number(value: Any, where: str) -> float:
-    value = scalar(value) if isinstance(value, str) else value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UsageError(f"{where}: expected a number, found {value!r}")
-    return value
-
-
-def _whole(*values: Any) -> bool:
-    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
-
-
-def _one_of(value: Any, there: tuple[str, ...], where: str) -> str:
-    if value not in there:
-        raise UsageError(f"{where}: expected {', '.join(there)}, found {value!r}")
-    return str(value)
-
-
-def _early(given: Any, path: Path) -> dict[str, int] | None:
-    if given is None:
-        return None
-    if not isinstance(given, dict) or given.get("type") != "hyperband" or "min_iter" not in given:
-        raise UsageError(f"{path}: early_terminate: expected type: hyperband with min_iter, and perhaps eta")
-    found = {"min_iter": given["min_iter"], "eta": given.get("eta", 3)}
-    if not _whole(*found.values()) or found["min_iter"] < 1 or found["eta"] < 2:
-        raise UsageError(f"{path}: early_terminate: min_iter must be at least 1, and eta at least 2")
-    return found

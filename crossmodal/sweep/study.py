@@ -7,8 +7,10 @@ on tries what it would have tried.
 from __future__ import annotations
 
 import fcntl
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,12 +23,17 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.exceptions import OptunaError
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from crossmodal.run_folder import RunFolder
+from crossmodal.sweep.experiment import alone
 from crossmodal.sweep.search import Choice, Interval, Search, written
 
 ENOUGH = 5  # trials before one is stopped early for being worse than the others
+BUSY_SECONDS = 60.0  # that another process may write for
+DRAWS = 20  # of a point that was not tried yet, before the first such is taken
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -47,9 +54,9 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except (SQLAlchemyError, OptunaError) as error:
         why = str(getattr(error.__cause__, "orig", None) or getattr(error, "orig", None) or error).splitlines()[0]
-        raise OSError(
-            f"{path} cannot be used: {why}; if it is damaged, delete {path.parent}, and sweep anew"
-        ) from error
+        of_the_disk = any(word in why for word in ("full", "readonly", "unable to open", "disk I/O", "locked"))
+        hint = "" if of_the_disk else f"; if it is damaged, delete {path.parent}, and sweep anew"
+        raise OSError(f"{path} cannot be used: {why}{hint}") from error
 
 
 class Study:
@@ -73,21 +80,14 @@ class Study:
         self._seed = seed
         self._own = own
         self._distributions = {key: _distribution(one) for key, one in search.parameters.items()}
-        with self._alone(), readable(folder / "sweep.db"):
+        with alone(folder), readable(folder / "sweep.db"):
             self._study = optuna.create_study(
-                storage=f"sqlite:///{folder / 'sweep.db'}",
+                storage=_storage(folder / "sweep.db"),
                 study_name="sweep",
                 direction="maximize" if search.goal == "maximize" else "minimize",
                 load_if_exists=True,
                 pruner=_pruner(search, prune_after),
             )
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other processes of the same sweep waiting."""
-        with (self.folder / "sweep.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -102,8 +102,11 @@ class Study:
 
         Args:
             most: Trials in all.
+
+        Raises:
+            FileExistsError: Another run lies where a new one would.
         """
-        with self._alone():
+        with alone(self.folder):
             taken = self._left() or self._new(most)
         if taken is None:
             yield None
@@ -114,24 +117,47 @@ class Study:
 
     def _left(self) -> tuple[Trial, IO[str]] | None:
         for one in self.trials:
-            if one.state == TrialState.RUNNING and (file := self._claim(one.number)):
+            if one.state != TrialState.RUNNING or not (file := self._claim(one.number)):
+                continue
+            if self.trials[one.number].state == TrialState.RUNNING:  # else it came to its end just now
                 return Trial(self._study, one._trial_id), file
+            file.close()
         return None
 
     def _new(self, most: int) -> tuple[Trial, IO[str]] | None:
         begun = len(self.trials)
         if begun >= most:
             return None
-        chosen = self._search.point(begun) if self._search.method == "grid" else self._own if begun == 0 else None
-        is_chosen = len(self._study.get_trials(deepcopy=False)) > begun  # by a process that was killed here
-        if chosen is not None and not is_chosen:
-            self._study.enqueue_trial({key: self._drawn(key, value) for key, value in chosen.items()})
+        if RunFolder(self.folder / str(begun)).config.exists():
+            raise FileExistsError(
+                f"{self.folder / str(begun)} is no trial, but another run; move it away, and give the same command"
+            )
         seed = int(np.random.SeedSequence([self._seed, begun]).generate_state(1)[0])
         self._study.sampler = _sampler(self._search, seed)
+        is_chosen = len(self._study.get_trials(deepcopy=False)) > begun  # by a process that was killed here
+        if not is_chosen and (chosen := self._chosen(begun, seed)) is not None:
+            self._study.enqueue_trial(chosen)
         trial = self._study.ask(self._distributions)
         file = self._claim(trial.number)
         assert file is not None, f"trial {trial.number} is new, and yet another process trains it"
         return trial, file
+
+    def _chosen(self, number: int, seed: int) -> dict[str, Any] | None:
+        """Return the point that a new trial is of; None where it is any that the sampler draws."""
+        size = self._search.size
+        if self._search.method == "grid" or (number == 0 and self._own is not None):
+            chosen = self._search.point(number) if self._search.method == "grid" else dict(self._own or {})
+            return self._drawn(chosen)
+        if size is None:
+            return None
+        # where points can be counted, none is tried twice
+        tried = [one.params for one in self.trials]
+        beside = optuna.create_study(direction=self._study.direction, sampler=_sampler(self._search, seed))
+        beside.add_trials([one for one in self.trials if one.state.is_finished()])
+        for _ in range(DRAWS):
+            if (drawn := beside.ask(self._distributions).params) not in tried:
+                return drawn
+        return next(point for point in map(self._drawn, map(self._search.point, range(size))) if point not in tried)
 
     def _claim(self, number: int) -> IO[str] | None:
         path = self.folder / str(number) / "trial.lock"
@@ -153,8 +179,10 @@ class Study:
                 found[key] = one.values[one.texts().index(drawn)] if isinstance(one, Choice) else drawn
         return found
 
-    def _drawn(self, key: str, value: Any) -> Any:
-        return written(value) if isinstance(self._search.parameters[key], Choice) else value
+    def _drawn(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a point as Optuna has it."""
+        choices = {key for key, one in self._search.parameters.items() if isinstance(one, Choice)}
+        return {key: written(value) if key in choices else value for key, value in point.items()}
 
     def tell(self, trial: Trial, state: str, value: float | None, *, error: str | None = None) -> None:
         """Say how a trial went: `complete`, `pruned` or `failed`."""
@@ -163,6 +191,16 @@ class Study:
         # what Optuna calls failed it forgets, and may try for ever; what is pruned before it began is bad
         of = TrialState.COMPLETE if state == "complete" else TrialState.PRUNED
         self._study.tell(trial.number, value if state == "complete" else None, state=of)
+
+    def withdraw(self) -> None:
+        """Delete all of it, unless a trial has come to an end, or another process trains one."""
+        with alone(self.folder):
+            claims = [self._claim(one.number) for one in self.trials]
+            if all(claims) and not any(one.state.is_finished() for one in self.trials):
+                RunFolder(self.folder).remove()
+        for file in claims:
+            if file is not None:
+                file.close()
 
     def best(self) -> FrozenTrial | None:
         """Return the best of the trials that were trained to their end, the earliest of equal ones."""
@@ -179,6 +217,12 @@ class Study:
         if len(complete) < 2 * ENOUGH or len({one.value for one in complete}) < 2:
             return {}
         return optuna.importance.get_param_importances(self._study)
+
+
+def _storage(path: Path) -> RDBStorage:
+    # not by a URL, in which a path's ? and { mean something
+    connect = partial(sqlite3.connect, path, timeout=BUSY_SECONDS, check_same_thread=False)
+    return RDBStorage("sqlite://", engine_kwargs={"creator": connect})
 
 
 def _distribution(one: Choice | Interval) -> BaseDistribution:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from crossmodal.feature_files import write_json
+from crossmodal.sweep.experiment import alone
 from crossmodal.sweep.search import SUMMARY, Search
 from crossmodal.sweep.study import Study, state_of
 
@@ -18,6 +19,12 @@ def write_summary(study: Study, search: Search, name: str) -> Path:
         search: What is searched.
         name: Of the sweep, such as `dots/sweep`.
     """
+    with alone(study.folder):  # or what another process has come to since would be taken back
+        write_json(study.folder / SUMMARY, _found(study, search, name))
+    return study.folder / SUMMARY
+
+
+def _found(study: Study, search: Search, name: str) -> dict[str, Any]:
     best = study.best()
     trials: list[dict[str, Any]] = []
     for one in study.trials:
@@ -25,14 +32,14 @@ def write_summary(study: Study, search: Search, name: str) -> Path:
             {
                 "number": one.number,
                 "state": state_of(one),
-                "value": one.value,
+                "value": None if state_of(one) == "failed" else one.value,
                 "epochs": len(one.intermediate_values),
                 "seconds": one.user_attrs.get("seconds"),
                 "settings": study.values(one),
                 "error": one.user_attrs.get("error"),
             }
         )
-    found = {
+    return {
         "name": name,
         "metric": search.metric,
         "goal": search.goal,
@@ -43,5 +50,3 @@ def write_summary(study: Study, search: Search, name: str) -> Path:
         "importance": study.importance(),
         "trials": trials,
     }
-    write_json(study.folder / SUMMARY, found)
-    return study.folder / SUMMARY

@@ -9,22 +9,29 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from pathlib import Path
 
 from crossmodal.__main__ import main
 from crossmodal.errors import UsageError
+from crossmodal.metrics_file import MetricsFile
 from crossmodal.output import say
-from crossmodal.report.history import read_history
 from crossmodal.run_folder import LockedError, RunFolder
 
 POLL_SECONDS = 0.3
 PATIENCE = 60.0  # seconds that a run may take to end, which it does after the batch
+ENDING = (signal.SIGTERM, signal.SIGINT)
 ERROR = "crossmodal: error: "
 OWN_PACKAGES = ("crossmodal", "datamodules", "experts", "pytorch_lightning")
+# exit statuses of a run that was asked to end, and saved, or that had not begun
+INTERRUPTED = (*(128 + number for number in ENDING), *(-number for number in ENDING))
 PARENT_DIED = 1  # of Linux's prctl: the signal that a process is sent when its parent is gone
+
+
+class TrialInterruptedError(RuntimeError):
+    """A trial was ended by somebody else than its sweep."""
 
 
 @dataclass(frozen=True)
@@ -84,27 +91,46 @@ def train(
 
     Raises:
         UsageError: The run has no such metric.
+        TrialInterruptedError: It was ended from outside, and can go on.
     """
     _wait_for(run)
     process = context.Process(target=_fit, args=(list(arguments), run.path / "output.txt", group))
     process.start()
     try:
-        told, metrics = 0, run.path / "metrics.csv"
+        told, metrics = 0, MetricsFile(run.path / "metrics.csv")
         while True:
             status = process.exitcode
+            if status in INTERRUPTED:
+                raise TrialInterruptedError(f"{run.path} was interrupted by another process")
             if status not in (None, 0):
                 return Outcome("failed", error=_error(run.path / "output.txt", status))
-            for epoch, value in enumerate(_values(metrics, metric), start=1):
-                if epoch > told:
-                    told = epoch
-                    # also of a run that was quicker than we: what is tried next must not depend on that
-                    if should_stop(epoch, value):
-                        return Outcome("pruned")
+            metrics.read()
+            for epoch, value in enumerate(after_each_epoch(metrics, metric)[told:], start=told + 1):
+                told = epoch
+                # also of a run that was quicker than we: what is tried next must not depend on that
+                if should_stop(epoch, value):
+                    return Outcome("pruned")
             if status == 0:
                 return _outcome(run, metric)
             process.join(POLL_SECONDS)
     finally:
         _end(process)
+
+
+def after_each_epoch(metrics: MetricsFile, metric: str) -> list[float]:
+    """Return a metric after each epoch, NaN where it was; what a killed run measured twice counts once.
+
+    Args:
+        metrics: What the run has logged until now.
+        metric: One of its figures.
+
+    Raises:
+        UsageError: There are figures of the val split, and it is none of them.
+    """
+    found = {step: figures[metric] for step, figures in metrics.rows if metric in figures}
+    if not found:
+        _check_metric(metric, {name for _, figures in metrics.rows for name in figures})
+    return [value for _, value in sorted(found.items())]
 
 
 def _fit(arguments: list[str], output: Path, group: str) -> None:
@@ -134,17 +160,10 @@ def _wait_for(run: RunFolder) -> None:
             return
 
 
-def _values(metrics: Path, metric: str) -> list[float]:
-    """Return the metric after each epoch; one that a killed run measured twice counts once."""
-    history = read_history(metrics)
-    if metric not in history:
-        _check_metric(metric, [name for name in history if name.startswith("val/")])
-    return [value for _, value in sorted(dict(history.get(metric, [])).items())]
-
-
-def _check_metric(metric: str, there: Sequence[str]) -> None:
-    if there and metric not in there:
-        raise UsageError(f"--metric {metric}: the runs have no such figure; there are {', '.join(sorted(there))}")
+def _check_metric(metric: str, names: Collection[str]) -> None:
+    there = sorted(name for name in names if name.startswith("val/"))
+    if there and metric not in names:
+        raise UsageError(f"--metric {metric}: the runs have no such figure; there are {', '.join(there)}")
 
 
 def _outcome(run: RunFolder, metric: str) -> Outcome:
@@ -153,12 +172,17 @@ def _outcome(run: RunFolder, metric: str) -> Outcome:
         return Outcome("failed", error=f"it left no {path}")
     figures = json.loads(path.read_text())
     _check_metric(metric, [name for name, value in figures.items() if isinstance(value, int | float | None)])
+    if metric not in figures:
+        raise UsageError(f"--metric {metric}: the runs have no figures of a val split, by which to choose")
     if (value := figures[metric]) is None:
         return Outcome("failed", error=f"{metric} is not a finite number")
     return Outcome("complete", float(value))
 
 
 def _error(output: Path, status: int) -> str:
+    if status < 0:
+        why = "; the system may have had no memory left" if status == -signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-status).name}{why}"
     said = output.read_text(errors="replace").strip()
     _, is_ours, error = said.rpartition(ERROR)
     return error if is_ours else f"exit status {status}: {said.splitlines()[-1] if said else 'it said nothing'}"

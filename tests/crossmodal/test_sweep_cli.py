@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import signal
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -103,7 +105,7 @@ def test_the_page_about_a_sweep(crossmodal: Zygote, swept: tuple[Path, str]) -> 
     assert status == 0, output
     page = (folder / "runs/dots/sweep/report.html").read_text()
     assert "What was tried, and what it came to" in page
-    assert "crossmodal fit --config runs/dots/sweep/" in page
+    assert re.search(r"crossmodal fit --config runs/dots/sweep/\d/config.yaml --name dots\b", page)
     status, output = crossmodal.run("report", "runs/dots/sweep", "runs/dots/sweep/0", cwd=folder)
     assert status == 2
     assert "runs/dots/sweep is a sweep, which has a page of its own" in output
@@ -156,6 +158,14 @@ def test_a_folder_that_cannot_be_written(crossmodal: Zygote, tmp_path: Path) -> 
         (["--n", "none"], 2, "--n: expected a number of trials"),
         (["--ckpt_path", "last"], 2, "a sweep takes no --ckpt_path"),
         (["--metric", "val/f1"], 2, "--metric val/f1: say whether more is better"),
+        (
+            ["--metric", "test/accuracy"],
+            2,
+            "--metric test/accuracy: what is chosen by the test split is not tested by it",
+        ),
+        (["--search", "name=a,b"], 2, "--search name: it changes no figure of a trial"),
+        (["--name", "../up"], 2, "name '../up': it becomes a folder of runs"),
+        (["--seed_everything", "-1"], 2, "seed_everything: expected a number from 0 to 4294967295, found -1"),
         (["--trainer.max_epoch", "3"], 2, "unknown key 'trainer.max_epoch'"),
     ],
 )
@@ -176,7 +186,30 @@ def test_a_metric_that_runs_do_not_have_is_named(crossmodal: Zygote, tmp_path: P
     assert status == 2
     assert "--metric val/acuracy: the runs have no such figure; there are val/accuracy, val/" in output
     assert "Traceback" not in output
-    assert not (tmp_path / "runs/dots/sweep").exists()  # so that the right one can be given
+    assert not (tmp_path / "runs/dots").exists()  # so that the right one can be given
+
+
+def test_settings_under_which_nothing_is_finite_are_bad_ones(crossmodal: Zygote, tmp_path: Path) -> None:
+    write_experiment(tmp_path, epochs=2)
+    status, output = crossmodal.run(
+        "sweep", "--config", "dots.yaml", "--runs", 5, "--metric", "val/loss",
+        "--search", "model.optimizer.init_args.lr=0.003,1e30", cwd=tmp_path,
+    )  # fmt: skip
+    assert status == 0, output
+    assert "sweep: 5/dots/sweep, 2 trials, to minimize val/loss\n" in output  # for there are no more points
+    assert re.search(r"^trial 0  val/loss \d.\d{4}  lr 0.003", output, re.MULTILINE)
+    assert re.search(r"^trial 1  failed: the loss is no longer finite at step 1 .*  lr 1e\+30", output, re.MULTILINE)
+    assert "best: trial 0" in output
+
+
+def test_a_sweep_of_which_no_trial_has_ended_has_no_page(crossmodal: Zygote, tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep/search.json").write_text("{}")
+    status, output = crossmodal.run("report", "sweep", cwd=tmp_path)
+    assert status == 2
+    assert output == (
+        "crossmodal: error: sweep is a sweep of which no trial has ended yet; give one of its runs, as sweep/0\n"
+    )
 
 
 def wait_for(path: Path, running: Running) -> None:
@@ -215,6 +248,38 @@ def test_a_sweep_that_is_stopped_goes_on_and_comes_to_the_same(
     assert status == 0, output
     assert "3 trials (1 done)" in output
     assert trials(tmp_path) == undisturbed
+
+
+def trainer_of(run: Path) -> int:
+    """Return the number of the process that trains it, by its lock."""
+    with (run / ".lock").open("rb") as file:
+        asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        return int(struct.unpack("hhqqi", fcntl.fcntl(file, fcntl.F_GETLK, asked))[-1])
+
+
+@pytest.mark.slow
+def test_a_trial_that_is_killed_has_failed_and_one_that_is_ended_goes_on(
+    crossmodal: Zygote, tmp_path: Path, undisturbed: list[tuple[Any, ...]]
+) -> None:
+    write_experiment(tmp_path, epochs=30)
+    running = crossmodal.start(*THREE, cwd=tmp_path)
+    wait_for(tmp_path / "runs/dots/sweep/1/metrics.csv", running)
+    os.kill(trainer_of(tmp_path / "runs/dots/sweep/1"), signal.SIGTERM)
+    status, output = running.wait()
+    assert status == 1
+    assert output.endswith(
+        "crossmodal: error: runs/dots/sweep/1 was interrupted by another process; the same command goes on with the "
+        "sweep\n"
+    )
+    running = crossmodal.start(*THREE, cwd=tmp_path)
+    wait_for(tmp_path / "runs/dots/sweep/2/metrics.csv", running)
+    os.kill(trainer_of(tmp_path / "runs/dots/sweep/2"), signal.SIGKILL)
+    status, output = running.wait()
+    assert status == 0, output
+    assert "trial 2  failed: killed by SIGKILL; the system may have had no memory left" in output
+    found = trials(tmp_path)
+    assert found[:2] == undisturbed[:2]
+    assert found[2][1:3] == ("failed", None)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from crossmodal.media import read_media
-from crossmodal.report.history import read_history
+from crossmodal.metrics_file import read_history
 from tests.conftest import ROOT, Zygote
 from tests.mixed import experiment as mixed_experiment
 from tests.mixed import write_manifest

@@ -70,6 +70,15 @@ def test_what_is_lost_is_sent_later(how: str) -> None:
     torch.testing.assert_close(received + left["weight"], total, rtol=0, atol=1e-4)
 
 
+def test_what_is_left_of_an_entry_that_does_not_change_is_kept() -> None:
+    """As of an expert that no row of this round had."""
+    first, left = compress({"a": torch.tensor([3.0, 1.0])}, {}, partial(top_k, share=0.5))
+    _, left = compress({"b": torch.tensor([5.0, 2.0])}, left, partial(top_k, share=0.5))
+    assert {name: value.tolist() for name, value in left.items()} == {"a": [0.0, 1.0], "b": [0.0, 2.0]}
+    later, _ = compress({"a": torch.zeros(2)}, left, partial(top_k, share=0.5))
+    assert (decompress(first)["a"] + decompress(later)["a"]).tolist() == [3.0, 1.0]
+
+
 def test_bytes_are_counted() -> None:
     own = {"weight": torch.randn(1000), "batches": torch.tensor(1)}
     assert num_bytes(own) == 4000 + 8

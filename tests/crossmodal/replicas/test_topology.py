@@ -95,6 +95,15 @@ def test_a_file(tmp_path: Path) -> None:
 
 
 def test_what_is_no_graph_is_told() -> None:
-    for make in (lambda: ring(1), lambda: small_world(4, neighbours=4), lambda: erdos_renyi(30, probability=0.01)):
+    too_many = lambda: small_world(4, neighbours=4)  # noqa: E731
+    odd = lambda: small_world(9, neighbours=3)  # noqa: E731
+    for make in (lambda: ring(1), too_many, odd, lambda: erdos_renyi(30, probability=0.01)):
         with pytest.raises(ValueError, match=r"at least 2|neighbours must be|none hangs together"):
             make()
+
+
+def test_graphs_of_neighbouring_seeds_have_nothing_in_common() -> None:
+    """Also where many must be drawn until one hangs together."""
+    found = [frozenset(erdos_renyi(12, probability=0.18, seed=seed).edges) for seed in range(20)]
+    assert len(set(found)) == 20
+    assert frozenset(erdos_renyi(12, probability=0.18, seed=3).edges) == found[3]

@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 import vl_convert
 
-from crossmodal.report.plots import CONFIG, SCHEMA, Plot, curves, diagonal, heat_map, intervals, lines, shown
+from crossmodal.report.plots import (
+    CONFIG,
+    MOST_POINTS,
+    SCHEMA,
+    Plot,
+    curves,
+    diagonal,
+    heat_map,
+    intervals,
+    lines,
+    shown,
+    thinned,
+)
 from crossmodal.report.sweep_plots import Axis, Tried, bars, parallel_coordinates, slice_plot
 
 HISTORY = {"train/loss": [(0, 2.0), (10, 1.0), (20, 0.5)], "val/loss": [(10, 1.5), (20, 0.75)]}
@@ -118,3 +130,13 @@ def test_slices_and_bars() -> None:
     plot = bars("Importance", {"lr": 0.8, "kind": 0.2}, axis="share")
     assert {"lr", "kind", "share"} <= texts(drawn(plot))
     assert plot.alt == "share. lr: 0.8; kind: 0.2."
+
+
+def test_a_long_curve_is_thinned_to_means_and_keeps_its_last_step() -> None:
+    points = [(step, float(step)) for step in range(10 * MOST_POINTS + 3)]
+    found = thinned(points)
+    assert len(found) <= MOST_POINTS
+    assert found[-1][0] == points[-1][0]
+    size = found[0][0] + 1
+    assert found[0][1] == sum(range(size)) / size
+    assert thinned(points[:MOST_POINTS]) == points[:MOST_POINTS]

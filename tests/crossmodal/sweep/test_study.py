@@ -20,7 +20,7 @@ SEARCH = Search(
 
 
 def open_study(folder: Path, search: Search = SEARCH, **more: Any) -> Study:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return Study(folder, search, **{"seed": 0, "own": None, "prune_after": None, **more})
 
 
@@ -75,6 +75,76 @@ def test_two_do_not_train_the_same_trial(tmp_path: Path) -> None:
         assert third is not None
         assert [one.number for one in (first, second, third)] == [0, 1, 2]
         assert no is None
+
+
+def test_who_sees_a_trial_that_ends_meanwhile_takes_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between looking which trials run, and claiming one of them."""
+    one, other = open_study(tmp_path), open_study(tmp_path)
+    with one.next_trial(3) as first:
+        assert first is not None
+        claim = other._claim
+
+        def late(number: int) -> Any:
+            if number == 0 and first is not None and one.trials[0].state.name == "RUNNING":
+                one.tell(first, "complete", 0.5)
+                monkeypatch.undo()
+                return open(tmp_path / "released", "w")
+            return claim(number)
+
+        monkeypatch.setattr(other, "_claim", late)
+        with other.next_trial(3) as second:
+            assert second is not None
+            assert second.number == 1
+
+
+@pytest.mark.parametrize("method", ["bayes", "random", "grid"])
+def test_no_point_is_tried_twice_where_they_can_be_counted(tmp_path: Path, method: str) -> None:
+    search = Search(
+        {"lr": Choice((0.1, 0.01, 0.001)), "width": Interval(1, 4)}, metric="x", goal="maximize", method=method
+    )
+    own = None if method == "grid" else {"lr": 0.01, "width": 2}
+    tried = try_all(open_study(tmp_path / "whole", search, own=own), 12)
+    assert len({tuple(one.values()) for one in tried}) == 12
+    killed = []
+    for most in (4, 9, 12):
+        killed += try_all(open_study(tmp_path / "killed", search, own=own), most)
+    assert killed == tried
+
+
+def test_another_run_in_the_folder_of_trials_is_left_alone(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    try_all(study, 2)
+    run = tmp_path / "2/config.yaml"  # as `fit --config 1/config.yaml` makes it
+    run.parent.mkdir()
+    run.touch()
+    with pytest.raises(FileExistsError, match=r"2 is no trial, but another run; move it away"), study.next_trial(3):
+        pass
+    run.unlink()
+    assert len(try_all(study, 3)) == 1
+
+
+@pytest.mark.parametrize("state", ["left", "trained by another", "complete"])
+def test_a_sweep_is_withdrawn_that_came_to_nothing(tmp_path: Path, state: str) -> None:
+    study = open_study(tmp_path / "dots/sweep")
+    other = open_study(tmp_path / "dots/sweep")
+    with study.next_trial(3) as trial:
+        assert trial is not None
+        if state == "complete":
+            study.tell(trial, "complete", 0.5)
+    with (other if state == "trained by another" else study).next_trial(3):
+        if state == "trained by another":
+            study.withdraw()
+    if state != "trained by another":
+        study.withdraw()
+    assert (tmp_path / "dots/sweep").exists() == (state != "left")
+    assert (tmp_path / "dots").exists() == (state != "left")
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "why? {x} #1 %20"
+    try_all(open_study(folder), 2)
+    assert (folder / "sweep.db").is_file()
+    assert len(open_study(folder).trials) == 2
 
 
 def test_the_first_trial_is_the_experiment_as_it_is(tmp_path: Path) -> None:
@@ -185,10 +255,12 @@ def test_the_summary_says_what_was_tried(tmp_path: Path) -> None:
     try_all(study, 12)
     with study.next_trial(13) as trial:
         assert trial is not None
+        trial.report(0.9, 1)
         study.tell(trial, "failed", None, error="no memory")
     found = json.loads(write_summary(study, SEARCH, "dots/sweep").read_text())
     assert found["best"] == 0
     assert found["trials"][0]["settings"] == {"lr": 0.01, "width": 64, "kind": 1}
     assert [one["state"] for one in found["trials"]] == ["complete"] * 12 + ["failed"]
     assert found["trials"][12]["error"] == "no memory"
+    assert found["trials"][12]["value"] is None
     assert sum(found["importance"].values()) == pytest.approx(1)
