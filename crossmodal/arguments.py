@@ -94,8 +94,12 @@ def read_own_options(
     return (None, []) if {"-h", "--help"} & set(rest) else (given, rest)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, *, such_as: str = "experts, data, model and trainer") -> dict[str, Any]:
     """Read a file of keys.
+
+    Args:
+        path: Of the file.
+        such_as: Some that it should have.
 
     Raises:
         UsageError: It cannot be read.
@@ -116,7 +120,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         problem = str(getattr(error, "problem", None) or error).splitlines()[0]
         raise UsageError(f"{path}{where}: no valid YAML: {problem}") from None
     if not isinstance(config, dict):
-        raise UsageError(f"{path}: expected keys such as experts, data, model and trainer, found {kind(config)}")
+        raise UsageError(f"{path}: expected keys such as {such_as}, found {kind(config)}")
     return config
 
 

@@ -80,7 +80,7 @@ def main(options: Options, arguments: list[str]) -> int:
 
 def _check(experiment: DataAndModel, options: Options) -> int:
     from crossmodal.check import page, report
-    from crossmodal.feature_files import write_json
+    from crossmodal.whole_files import write_json
     from datamodules.checking import DataCheck
 
     name, data = str(experiment.settings.name), experiment.datamodule

@@ -95,7 +95,7 @@ def main() -> int:
     try:
         return _run(sys.argv[1:])
     except KeyboardInterrupt:  # while it checks or imports, which takes seconds
-        say_how_to_go_on("interrupted", has_run=False)
+        say_how_to_go_on("interrupted", None)
         return 130
 
 

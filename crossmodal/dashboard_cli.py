@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import socket
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -69,6 +70,8 @@ def read_options(arguments: list[str]) -> Options | None:
         raise UsageError(str(error)) from None
     if rest:
         raise UsageError(f"dashboard does not take {rest[0]}; see `crossmodal dashboard --help`")
+    if not given.host:
+        raise UsageError("--host: expected an address of this machine, such as 0.0.0.0, found none")
     if given.port is not None and not (given.port.isdecimal() and 0 < int(given.port) < 65536):
         raise UsageError(f"--port: expected a number from 1 to 65535, found {given.port!r}")
     if not given.runs.is_dir():
@@ -101,6 +104,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="crossmodal-dashboard-") as store:
         # before trackio is imported; what it keeps is made anew from the runs, each time
         os.environ |= {"TRACKIO_DIR": store, "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+        os.environ["TRACKIO_WRITE_TOKEN"] = secrets.token_urlsafe(16)  # which nobody is told: the page writes nothing
         os.environ.setdefault("TRACKIO_PLOT_ORDER", "val/*,train/*,test/*")
         return _serve(options)
 
@@ -114,7 +118,9 @@ def _serve(options: Options) -> int:
         where = options.host if options.port is None else f"{options.host}, port {options.port}"
         return refuse(f"{where}: {error.strerror}; give another with --port or --host", 1)
     token = None if options.is_local else secrets.token_urlsafe(16)
-    host = f"[{options.host}]" if ":" in options.host else options.host
+    # of all addresses of the machine, one that others can open
+    host = socket.gethostname() if options.host in ("0.0.0.0", "::") else options.host
+    host = f"[{host}]" if ":" in host else host
     address = f"http://{host}:{listening.getsockname()[1]}/"
     if token is not None:
         address += f"?{urlencode({'token': token})}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -17,7 +18,10 @@ class UsageError(Exception):
 
 def refuse(error: object, status: int) -> int:
     """Say what is wrong; return the exit status."""
-    sys.stderr.write(f"crossmodal: error: {without_types(str(error))}\n")
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:  # without its number
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    sys.stderr.write(f"crossmodal: error: {without_types(text)}\n")
     return status
 
 
@@ -52,21 +56,22 @@ def without_types(message: str) -> str:
     return f"{key[1] if key else 'a value'}: expected {', '.join(types)}, found {given[1] if given else 'another'}"
 
 
-def say_how_to_go_on(what: str, *, has_run: bool) -> None:
+def say_how_to_go_on(what: str, run: Path | None) -> None:
     """Print the command that goes on with an interrupted fit.
 
     Args:
         what: Happened.
-        has_run: It has a run's folder; `last` would be of an older run, else.
+        run: Its folder, if it has one: of `last` nobody knows which run it is tomorrow.
     """
     words = 2 if sys.argv[1:2] == ["expert"] else 1
     command, arguments = sys.argv[1 : 1 + words], sys.argv[1 + words :]
-    rest, checkpoint = without_checkpoint(arguments)
-    is_certain = checkpoint is not None and Path(checkpoint).is_dir()  # a run of which there are newer ones, perhaps
-    again = [*rest, "--ckpt_path", "last"] if has_run and not is_certain else arguments
-    hint = f"; {'go on with' if has_run else 'nothing was begun; begin again with'}:\n  "
-    line = shlex.join(["crossmodal", *command, *again])
-    sys.stderr.write(f"\n{what}" + (f"{hint}{line}\n" if command[-1:] in (["fit"], ["extend"]) else "\n"))
+    hint = "nothing was begun; begin again with"
+    if run is not None:
+        hint = "go on with"
+        arguments = [*without_checkpoint(arguments)[0], "--ckpt_path", str(run)]
+    line = shlex.join(["crossmodal", *command, *arguments])
+    again = f"; {hint}:\n  {line}\n" if command[-1:] in (["fit"], ["extend"]) else "\n"
+    sys.stderr.write(f"\n{what}{again}")
 
 
 def without_checkpoint(arguments: list[str]) -> tuple[list[str], str | None]:

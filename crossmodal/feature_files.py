@@ -16,9 +16,7 @@ import math
 import mmap
 import os
 import shutil
-import socket
 import struct
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +29,6 @@ from numpy.typing import NDArray
 SUFFIX = ".safetensors"
 DESCRIPTION = "expert.json"
 PRECISION = "precision"
-ABANDONED_SECONDS = 3600  # a shard is written in seconds
 KEY_TYPE = "S16"
 NUMPY_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64, "U8": np.uint8}
 
@@ -133,36 +130,6 @@ def shard_paths(folder: Path) -> list[Path]:
     """Return a fingerprint's shards, oldest first."""
     paths = [path for path in folder.glob(f"*{SUFFIX}") if not path.name.startswith(".")]
     return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name))
-
-
-def temporary_name(folder: Path) -> Path:
-    """Return a name for a file that is being written, which tells whose it is."""
-    return folder / f".{socket.gethostname()}+{os.getpid()}+{time.monotonic_ns()}.tmp"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path.parent)
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    temporary.replace(path)
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Delete what a killed process of this machine left half-written.
-
-    Containers may share a machine's name but not its process numbers, so that what is young is left alone.
-    """
-    prefix = f".{socket.gethostname()}+"  # no host's name has a plus
-    for path in folder.glob(f"{prefix}*.tmp"):
-        pid = int(path.name.removeprefix(prefix).split("+")[0])
-        try:
-            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-                os.kill(pid, 0)
-        except ProcessLookupError:
-            path.unlink(missing_ok=True)
-        except (PermissionError, FileNotFoundError):
-            continue
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from crossmodal.feature_files import (
-    DESCRIPTION,
-    KEY_TYPE,
-    SUFFIX,
-    Shard,
-    content_digest,
-    remove_abandoned,
-    shard_paths,
-    temporary_name,
-    write_json,
-)
+from crossmodal.feature_files import DESCRIPTION, KEY_TYPE, SUFFIX, Shard, content_digest, shard_paths
+from crossmodal.whole_files import remove_abandoned, temporary_name, write_json
 from experts.base import ExpertTokens
 
 SPARE_FILES = 512  # that may be opened later

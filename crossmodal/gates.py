@@ -20,10 +20,10 @@ from torch import Tensor
 
 from crossmodal.encoder import encode_in_batches
 from crossmodal.encoding import Encoded, StoredReader, store_tokens
-from crossmodal.feature_files import temporary_name
 from crossmodal.module import CrossModalModule
 from crossmodal.novelty import MOST_INPUTS, Autoencoder, fit_autoencoder
 from crossmodal.run_folder import RunFolder
+from crossmodal.whole_files import temporary_name
 from datamodules.paired import PairedDataModule, Split
 from datamodules.sources import Reader
 from experts.base import Expert

@@ -22,8 +22,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from crossmodal.feature_files import temporary_name
-from crossmodal.run_folder import known
+from crossmodal.whole_files import known, temporary_name
 
 FILE, FOLDER = "media.jsonl", "media"
 MOST_PIXELS = 512

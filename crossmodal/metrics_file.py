@@ -6,8 +6,23 @@ import csv
 import math
 import os
 from pathlib import Path
+from typing import NamedTuple
 
-Row = tuple[int, dict[str, float]]
+
+class Row(NamedTuple):
+    """What was logged at a step.
+
+    Args:
+        step: Of training.
+        epoch: From 0; None where it was not told.
+        figures: By their names.
+    """
+
+    step: int
+    epoch: int | None
+    figures: dict[str, float]
+
+
 # by figure its steps and values, in order
 History = dict[str, list[tuple[int, float]]]
 
@@ -15,7 +30,7 @@ History = dict[str, list[tuple[int, float]]]
 class MetricsFile:
     """What was logged until now, read on from where one was.
 
-    `rows` has each row's step and figures, NaN and infinite ones among them; a row that is not written to its end is
+    `rows` has NaN and infinite figures, too; a row that is not written to its end is
     left for later, as are cells that are no numbers. `not_finite` has, of figures that were not at some time, the first
     step and value, as text.
 
@@ -71,8 +86,8 @@ class MetricsFile:
             step = found.pop("step", math.nan)
             if not math.isfinite(step):
                 continue
-            found.pop("epoch", None)
-            self.rows.append((int(step), found))
+            epoch = found.pop("epoch", math.nan)
+            self.rows.append(Row(int(step), int(epoch) if math.isfinite(epoch) else None, found))
             for name, value in found.items():
                 if not math.isfinite(value):
                     self.not_finite.setdefault(name, (int(step), str(value)))
@@ -87,7 +102,7 @@ def read_history(path: Path) -> History:
     file = MetricsFile(path)
     file.read()
     found: History = {}
-    for step, figures in file.rows:
+    for step, _, figures in file.rows:
         for name, value in figures.items():
             if math.isfinite(value):
                 found.setdefault(name, []).append((step, value))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from crossmodal.run_folder import known
+from crossmodal.whole_files import known
 
 # an environment variable, so that processes that are begun know it: `lines`, `quiet` or `json`
 OUTPUT = "CROSSMODAL_OUTPUT"

@@ -13,8 +13,9 @@ from lightning_fabric.utilities import move_data_to_device
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from crossmodal.feature_files import PRECISION, write_json
+from crossmodal.feature_files import PRECISION
 from crossmodal.feature_store import FeatureStore
+from crossmodal.whole_files import write_json
 from experts.base import Expert, ExpertTokens
 
 CLOSE = 1e-2  # the largest cosine distance between an input's tokens in bfloat16 and in float32

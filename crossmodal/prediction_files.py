@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from crossmodal.feature_files import write_json
+from crossmodal.whole_files import write_json
 
 SUFFIXES = (".parquet", ".csv")
 GROUP_CELLS = 2**20  # of a part, and of a row group: what is held in memory

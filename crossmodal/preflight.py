@@ -86,6 +86,8 @@ class _Checker:
                 experiment_folder(Path(str(self.config.get("runs") or "runs")), name)
             except ValueError as error:
                 self.fail("name", str(error))
+        if "seed_everything" in self.config and not isinstance(seed, int):
+            self.fail("seed_everything", f"seed_everything: expected a number, true or false, found {kind(seed)}")
         if isinstance(seed, int) and not 0 <= seed < SEEDS:
             self.fail("seed_everything", f"seed_everything: expected a number from 0 to {SEEDS - 1}, found {seed}")
 

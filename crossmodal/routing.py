@@ -16,10 +16,10 @@ import torch
 from crossmodal.checkpoints import load_weights
 from crossmodal.console import tame_chatter
 from crossmodal.experiment_cli import DataAndModel
-from crossmodal.feature_files import temporary_name
 from crossmodal.gates import fit_missing, read_gate
 from crossmodal.novelty import NoveltyGate
 from crossmodal.run_folder import RunFolder
+from crossmodal.whole_files import temporary_name
 from datamodules.faults import Fault
 from datamodules.sources import AnyFiles
 from experts.base import Expert

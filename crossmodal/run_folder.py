@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import math
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from crossmodal.feature_files import write_json
+from crossmodal.whole_files import known, write_json
 
 # of a trained model: a run's folder, or one of its checkpoints; checked by `check_trained_run`
 TrainedRun = str
@@ -112,15 +110,6 @@ class RunFolder:
             self.path.parent.rmdir()
 
 
-def known(value: Any) -> Any:
-    """Return figures, however deep they lie, as JSON can have them: None for what is not finite."""
-    if isinstance(value, Mapping):
-        return {name: known(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [known(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def experiment_folder(runs: Path, name: str) -> Path:
     """Return the folder of an experiment's runs.
 
@@ -204,8 +193,10 @@ def run_to_go_on_with(given: str, runs: Path, name: str) -> RunFolder | None:
         name: Of the experiment.
 
     Raises:
-        ValueError: It has checkpoints, but not this one.
+        ValueError: It has checkpoints, but not this one; or a folder is none of a run, whose name is a number.
     """
+    if given not in ("best", "last") and not Path(given).resolve().name.isdecimal():
+        raise ValueError(f"{given} is no run; give one such as {Path(given) / '0'}")
     run = RunFolder.latest(runs, name) if given in ("best", "last") else RunFolder(Path(given))
     given = given if given in ("best", "last") else "last"
     others = [] if run is None else sorted((run.path / "checkpoints").glob("*.ckpt"))

@@ -11,8 +11,8 @@ from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
-from crossmodal.feature_files import temporary_name
 from crossmodal.run_folder import RunFolder
+from crossmodal.whole_files import temporary_name
 
 FLUSH_SECONDS = 1.0
 

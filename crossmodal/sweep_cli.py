@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import signal
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from crossmodal.arguments import configuration, flattened
+from crossmodal.arguments import COMMAND_LINE, configuration, flattened
 from crossmodal.arguments import read_options as read_keys
 from crossmodal.errors import UsageError, refuse
 from crossmodal.output import is_quiet, say, tell
@@ -24,7 +25,7 @@ from crossmodal.run_folder import RunFolder
 from crossmodal.sweep.experiment import begin, completed, own_values, warm_up
 from crossmodal.sweep.reading import read_search
 from crossmodal.sweep.search import GOALS, METHODS, TRIALS, Interval, Search, flags, short_names, written
-from crossmodal.sweep.trial import TrialInterruptedError, processes, train
+from crossmodal.sweep.trial import Outcome, TrialInterruptedError, processes, train
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
@@ -38,9 +39,9 @@ HELP = """\
 usage: crossmodal sweep --config FILE [--n N] [--search FILE|KEY=VALUES ...] [--KEY VALUE ...]
 
 Train an experiment again and again with other settings, and find the best. Each trial is a run as `crossmodal fit`
-makes it, in runs/NAME/sweep/NUMBER; the first has the experiment's own settings. One that is worse than most were at
-the same epoch is stopped. The same command goes on where it was interrupted or killed, and given in a second terminal
-it works on the same sweep.
+makes it, in runs/NAME/sweep/NUMBER; the first has the settings that the experiment's YAML gives. One that is worse than
+most were at the same epoch is stopped. The same command goes on where it was interrupted or killed, and given in a
+second terminal it works on the same sweep.
 
   --config FILE          the experiment
   --n N                  trials in all (20; of a grid all)
@@ -116,6 +117,10 @@ def read_options(arguments: list[str]) -> tuple[Options | None, list[str]]:
         given, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from None
+    own = [action.option_strings[0] for action in parser._actions]
+    for option in (argument.partition("=")[0] for argument in rest if argument.startswith("--")):
+        if near := difflib.get_close_matches(option, own, n=1, cutoff=0.8):
+            raise UsageError(f"a sweep takes no {option}; did you mean {near[0]}?")
     if given.n is not None and not (given.n.isdecimal() and int(given.n) > 0):
         raise UsageError(f"--n: expected a number of trials, at least 1, found {given.n!r}")
     if any(argument.partition("=")[0] == "--ckpt_path" for argument in rest):
@@ -147,11 +152,14 @@ def main(options: Options, arguments: list[str]) -> int:
         sys.stderr.write(f"\n{stopped}; the same command goes on with the sweep\n")
         return stopped.exit_status
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if signal.getsignal(signal.SIGINT) is _stop:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)  # the trial is being saved
     raise _Stopped(number)
 
 
@@ -159,7 +167,8 @@ def _sweep(options: Options, arguments: list[str]) -> int:
     from crossmodal.sweep.study import Study, readable
 
     keys = list(read_keys(arguments))
-    config, _ = configuration([*keys, *options.search.fixed.items()])
+    fixed = [one.removeprefix("--").partition("=") for one in flags(options.search.fixed)]
+    config, _ = configuration([*keys, *((key, value) for key, _, value in fixed)])
     search = completed(options.search, config)
     size = search.size
     if search.method == "grid" and size is None:
@@ -169,8 +178,10 @@ def _sweep(options: Options, arguments: list[str]) -> int:
     trials = wanted if size is None else min(wanted, size)
     for key, one in search.parameters.items():
         for value in one.examples():
-            check("fit", [*arguments, *flags({key: value})])
-    check("fit", [*arguments, *flags(search.fixed)])
+            try:
+                check("fit", [*arguments, *flags({**search.fixed, key: value})])
+            except UsageError as error:
+                raise UsageError(str(error).replace(COMMAND_LINE, "--search", 1)) from None
     files = [Path(str(value)) for key, value in keys if key in ("config", "c")]
     # as the parser reads them: what YAML takes for a number is a text
     given = {**config, **{key: value for key, value in keys if value is not None}}
@@ -178,7 +189,7 @@ def _sweep(options: Options, arguments: list[str]) -> int:
     runs = Path(str(given.get("runs") or "runs"))
     class_paths = [str(value) for key, value in flattened(config) if key.endswith("class_path")]
     plan = Plan(search, arguments, f"{name}/sweep", runs, trials, processes(class_paths))
-    begin(plan.folder, config, search)
+    begin(plan.folder, config, search, prunes=options.prune)
     seed = config.get("seed_everything")
     study = Study(
         plan.folder,
@@ -209,7 +220,11 @@ def _try_all(study: Study, plan: Plan) -> int:
             write_summary(study, search, plan.name)
             failed = [one.user_attrs.get("error") for one in _ended(study)]
             if len(failed) >= FAILURES and all(failed):
-                return refuse(f"all {len(failed)} trials failed; the last: {failed[-1]}", 1)
+                return refuse(
+                    f"all {len(failed)} trials failed; the last: {failed[-1]}\n(mend that, delete {plan.folder}, and "
+                    "sweep anew)",
+                    1,
+                )
     except UsageError:
         study.withdraw()  # it would refuse what is given rightly the next time
         raise
@@ -244,6 +259,10 @@ def _train(study: Study, trial: Trial, plan: Plan) -> None:
             group=plan.name,
             should_stop=should_stop,
         )
+    except UsageError as error:
+        if not _ended(study):
+            raise
+        outcome = Outcome("failed", error=str(error))  # this one alone has no such figure
     finally:
         seconds = float(trial.user_attrs.get("seconds") or 0.0) + time.perf_counter() - began
         trial.set_user_attr("seconds", round(seconds, 1))
@@ -277,7 +296,7 @@ def _result(trial: FrozenTrial, search: Search) -> str:
     if error := trial.user_attrs.get("error"):
         return f"failed: {error}"
     after = f", stopped after epoch {max(trial.intermediate_values)}" if state_of(trial) == "pruned" else ""
-    return f"{search.metric} {trial.value:.4f}{after}"
+    return f"{search.metric} {'not finite' if trial.value is None else f'{trial.value:.4f}'}{after}"
 
 
 def _settings(settings: Mapping[str, Any], search: Search) -> str:

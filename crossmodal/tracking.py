@@ -12,9 +12,9 @@ from typing import Any, Literal, get_args
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from crossmodal.feature_files import write_json
 from crossmodal.run_folder import RunFolder
 from crossmodal.run_logger import RunLogger
+from crossmodal.whole_files import write_json
 
 Track = Literal["online", "offline", "disabled"]
 MODES = {"dryrun": "offline", "run": "online"}  # as wandb's older names are read

@@ -39,7 +39,7 @@ from crossmodal.tracking import finish, loggers
 class TrainingCLI(ExperimentCLI):
     """An experiment with its trainer and its run."""
 
-    has_run: ClassVar[bool] = False  # a folder to go on in; an interrupt leaves no instance to ask
+    begun: ClassVar[Path | None] = None  # a run to go on with; an interrupt leaves no instance to ask
 
     def __init__(self) -> None:
         self.run_folder: RunFolder | None = None
@@ -151,7 +151,7 @@ class TrainingCLI(ExperimentCLI):
             own.append(EpochBar() if has_bar else EpochLines())
         if self.subcommand == "fit" and not self.is_trial:
             self.run_folder = self._folder_to_fit_in()
-            TrainingCLI.has_run = True
+            TrainingCLI.begun = self.run_folder.path
             self._lock = self._lock or self.run_folder.lock()
             own += [SaveLast(self.run_folder.checkpoint("last")), MissedValidation()]
             if settings.enable_checkpointing is not False and not any(map(keeps_newest, callbacks)):
@@ -305,13 +305,13 @@ def main(kind: type[TrainingCLI] = TrainingCLI) -> int:
     try:
         kind()
     except Interrupted as interrupted:
-        say_how_to_go_on(str(interrupted), has_run=TrainingCLI.has_run)
+        say_how_to_go_on(str(interrupted), TrainingCLI.begun)
         return interrupted.exit_status
     except (KeyboardInterrupt, SystemExit) as error:
         # before training starts, Lightning answers Ctrl-C with exit status 1
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        say_how_to_go_on("interrupted", has_run=TrainingCLI.has_run)
+        say_how_to_go_on("interrupted", TrainingCLI.begun)
         return 130
     except MISTAKES as error:
         if os.environ.get(TRACEBACK):

@@ -40,6 +40,7 @@ class Mirror:
         self.project = project
         self._seen: dict[Path, object] = {}
         self._figures: dict[Path, MetricsFile] = {}
+        self._brought: dict[Path, int] = {}  # rows of them
         self._media: dict[Path, set[tuple[str, int]]] = {}
         self._waiting: dict[Path, FoundRun] = {}  # for their media to be brought
         self._titles: dict[Path, str] = {}
@@ -77,6 +78,7 @@ class Mirror:
         name = str(path.relative_to(self.runs))
         SQLiteStorage.delete_run(self.project, self._titles.pop(path, name), run_id=name)
         self._figures.pop(path, None)
+        self._brought.pop(path, None)
         self._media.pop(path, None)
         self._waiting.pop(path, None)
 
@@ -84,24 +86,23 @@ class Mirror:
         if self._titles.get(run.path, run.title) != run.title:  # it was damaged, or is no more
             self._forget(run.path)
         figures = self._figures.setdefault(run.path, MetricsFile(run.path / "metrics.csv"))
-        before = figures.read()
-        if before is None:  # it went on from a checkpoint, and wrote rows again
+        if figures.read() is None:  # it went on from a checkpoint, and wrote rows again
             self._forget(run.path)
-            self._figures[run.path], before = figures, 0
+            self._figures[run.path] = figures
         self._titles[run.path] = run.title
-        rows = figures.rows
-        new = rows[before:] or ([] if before else [(0, {})])
+        rows, before = figures.rows, self._brought.get(run.path, 0)
+        new = rows[before:]
         SQLiteStorage.bulk_log(
             self.project,
             run.title,
-            [{name: value for name, value in of_row.items() if math.isfinite(value)} for _, of_row in new] or [{}],
-            steps=[step for step, _ in new] or [rows[-1][0]],
+            [{name: one for name, one in row.figures.items() if math.isfinite(one)} for row in new] or [{}],
+            steps=[row.step for row in new] or [rows[-1].step if rows else 0],
             config=_config(run),
             # what is no row of it has another name, or the row of this number would be taken for it
-            log_ids=[f"{run.name}:{before + number}" if rows else f"{run.name}:begun" for number in range(len(new))]
-            or [f"{run.name}:begun"],
+            log_ids=[f"{run.name}:{before + number}" for number in range(len(new))] or [f"{run.name}:begun"],
             run_id=run.name,
         )
+        self._brought[run.path] = len(rows)  # now that they are there: a disk may be full, and then no more
         not_finite = [f"{name} was {value} at step {step}" for name, (step, value) in figures.not_finite.items()]
         self._tell(run, [*run.faults, *not_finite])
 
@@ -126,8 +127,8 @@ class Mirror:
         for name, lines in by_name.items():
             for line in lines[-MOST_MEDIA:]:
                 if (name, line["step"]) not in known:
-                    known.add((name, line["step"]))
                     self._bring(run, line)
+                    known.add((name, line["step"]))
                     yield
 
     def _bring(self, run: FoundRun, line: dict[str, Any]) -> None:

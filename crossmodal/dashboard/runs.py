@@ -52,9 +52,9 @@ class FoundRun:
 def run_folders(runs: Path) -> list[tuple[float, Path]]:
     """Return when each run's folder changed, and the folder, the newest first.
 
-    A run is a folder whose name is a number.
+    A run is a folder whose name is a number; a sweep's trial is one as soon as it has begun.
     """
-    found = [(_changed(path), path) for path in _folders(runs, DEPTH) if path.name.isdecimal()]
+    found = [(_changed(path), path) for path in _folders(runs, DEPTH) if path.name.isdecimal() and _has_begun(path)]
     return sorted(found, reverse=True)
 
 
@@ -67,6 +67,10 @@ def _folders(folder: Path, depth: int) -> Iterator[Path]:
         yield path
         if depth > 1 and not path.name.isdecimal():
             yield from _folders(path, depth - 1)
+
+
+def _has_begun(path: Path) -> bool:
+    return not (path / "trial.lock").exists() or (path / "config.yaml").exists()
 
 
 def _changed(path: Path) -> float:

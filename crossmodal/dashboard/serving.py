@@ -35,8 +35,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class ReadOnly:
-    """Lets a page be seen, and nothing be written: from this machine by its own name alone, else by who has the token.
+class Guard:
+    """Lets a page be seen from this machine by its own name alone, else by who has the token.
 
     Args:
         app: That is served.
@@ -119,10 +119,11 @@ def serve(runs: Path, listening: socket.socket, *, token: str | None, told: Call
     """
     app, _ = build_starlette_app_only()
     # in a process of its own: while it reads hundreds of runs the page must answer
-    ends = multiprocessing.Event()
-    bringing = multiprocessing.Process(target=bring, args=(runs, ends, os.getpid()), daemon=True)
+    spawn = multiprocessing.get_context("spawn")  # so that it is this process that is its parent
+    ends = spawn.Event()
+    bringing = spawn.Process(target=bring, args=(runs, ends, os.getpid()), daemon=True)
     bringing.start()
-    page = ReadOnly(app, token, port=listening.getsockname()[1])
+    page = Guard(app, token, port=listening.getsockname()[1])
     try:
         _Server(uvicorn.Config(page, log_level="warning"), told, bringing.is_alive).run(sockets=[listening])
         return bringing.is_alive()

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from crossmodal.report.plots import CONFIG, SCHEMA, Plot
-from crossmodal.run_folder import known
+from crossmodal.whole_files import known
 
 # header and rows, beneath a title or none
 Table = tuple[str, list[str], list[list[str]]]

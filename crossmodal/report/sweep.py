@@ -27,11 +27,13 @@ def report(folder: Path) -> Page:
         folder: Of the sweep, with `sweep.json`.
 
     Raises:
-        ValueError: The file is damaged, or no trial came to anything yet.
+        ValueError: The file is damaged, or has no trial.
     """
     path = folder / SUMMARY
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if not found["trials"]:
+            raise ValueError("it has no trial")
         return _page(folder, found)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -157,8 +159,8 @@ def _trials(trials: Sequence[Mapping[str, Any]], sign: float) -> Section:
     rows = []
     for one in sorted(trials, key=rank)[:MOST_ROWS]:
         value = "" if one["value"] is None else shown(one["value"])
-        words = {"complete": "", "pruned": "stopped at "}.get(one["state"], one["state"])
-        result = f"{words}{value}"
+        words = {"complete": "", "pruned": f"stopped {'at' if value else 'early'}"}.get(one["state"], one["state"])
+        result = f"{words} {value}".strip()
         settings = [short[key][written(one["settings"][key])] if key in one["settings"] else "" for key in keys]
         settings = [shown(float(text)) if _is_number(text) else text for text in settings]
         rows.append([str(one["number"]), result, *settings, str(one["epochs"]), shown(one["seconds"] or 0.0)])

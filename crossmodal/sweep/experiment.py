@@ -13,8 +13,8 @@ from typing import Any
 
 from crossmodal.arguments import flattened
 from crossmodal.errors import UsageError
-from crossmodal.feature_files import write_json
 from crossmodal.sweep.search import BEGUN, Choice, Interval, Search, scalar, written
+from crossmodal.whole_files import write_json
 
 LOCK = "sweep.lock"
 # keys that name and show runs, and change no figure
@@ -64,7 +64,7 @@ def completed(search: Search, config: Mapping[str, Any]) -> Search:
     goal = search.goal or kept_by.get(metric) or ("minimize" if metric.endswith("loss") else None)
     if goal is None:
         raise UsageError(f"--metric {metric}: say whether more is better: --goal minimize or --goal maximize")
-    return replace(search, metric=metric, goal=goal)
+    return replace(search, method=search.method or "bayes", metric=metric, goal=goal)
 
 
 @contextmanager
@@ -79,13 +79,22 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def begin(folder: Path, config: Mapping[str, Any], search: Search) -> None:
+def begin(folder: Path, config: Mapping[str, Any], search: Search, *, prunes: bool) -> None:
     """Store what the sweep tries, or see that it goes on with the same.
+
+    Args:
+        folder: Of the sweep.
+        config: Of the experiment.
+        search: What is searched.
+        prunes: Whether trials are stopped early.
 
     Raises:
         UsageError: It began otherwise.
     """
-    what: Any = {"configuration": {key: config[key] for key in config if key not in APART}, "search": _said(search)}
+    what: Any = {
+        "configuration": {key: config[key] for key in config if key not in APART},
+        "search": {**_said(search), "prune": prunes},
+    }
     what = json.loads(json.dumps(what, default=str))
     path = folder / BEGUN
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,10 +108,10 @@ def begin(folder: Path, config: Mapping[str, Any], search: Search) -> None:
         except (ValueError, TypeError, KeyError) as error:
             raise UsageError(f"{path} is damaged ({error!r}): delete {folder}, and sweep anew") from error
     for name, of in what.items():
-        now, missing = dict(flattened(of)), object()
+        now = dict(flattened(of))
         for key in [*before[name], *now]:
-            if before[name].get(key, missing) != now.get(key, missing):
-                was, is_now = (written(one[key]) if key in one else "not given" for one in (before[name], now))
+            was, is_now = (written(one[key]) if key in one else "not given" for one in (before[name], now))
+            if was != is_now:
                 raise UsageError(
                     f"{folder} began with another {key} ({was}, now {is_now}): give the same, or another --name for "
                     f"another sweep, or delete {folder}"

@@ -9,20 +9,29 @@ KEY=LOW..HIGH:STEP   a multiple of STEP above LOW
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from crossmodal.arguments import kind, read_yaml
 from crossmodal.errors import UsageError
-from crossmodal.sweep.search import GOALS, METHODS, Choice, Interval, Search, scalar
+from crossmodal.sweep.search import GOALS, METHODS, Choice, Interval, Search, decimal, scalar
 
 # of wandb's file; all but the last three say how wandb names and runs things
 FILE_KEYS = (
     "name", "description", "project", "entity", "program", "command",
     "method", "metric", "parameters", "early_terminate", "run_cap",
 )  # fmt: skip
-DISTRIBUTIONS = ("constant", "categorical", "int_uniform", "uniform", "q_uniform", "log_uniform_values")
+# with the keys of each
+DISTRIBUTIONS = {
+    "constant": ("value",),
+    "categorical": ("values",),
+    "int_uniform": ("min", "max"),
+    "uniform": ("min", "max"),
+    "q_uniform": ("min", "max", "q"),
+    "log_uniform_values": ("min", "max"),
+}
 
 
 def read_search(given: str) -> Search:
@@ -37,7 +46,7 @@ def read_search(given: str) -> Search:
             raise UsageError(f"--search {given}: expected KEY=VALUES, such as model.warmup=0..0.2")
         return Search({key: _read_values(values, f"--search {key}")})
     path = Path(given)
-    content = read_yaml(path)
+    content = read_yaml(path, such_as="method, metric and parameters")
     if unknown := [key for key in content if key not in FILE_KEYS]:
         raise UsageError(f"{path}: unknown key {unknown[0]!r}; a search has {', '.join(FILE_KEYS)}")
     parameters = content.get("parameters")
@@ -51,20 +60,25 @@ def read_search(given: str) -> Search:
             raise UsageError(f"{where}: expected `value`, `values`, or `min` and `max`, found {spec!r}")
         if "parameters" in spec:
             raise UsageError(f"{where}: write nested keys with dots, as {key}.KEY")
-        if spec.get("distribution", "constant") == "constant" and "value" in spec:
+        distribution = _distribution(spec, where)
+        _refuse_others(spec, ("distribution", *DISTRIBUTIONS[distribution]), where)
+        if distribution == "constant":
+            if "value" not in spec:
+                raise UsageError(f"{where}: a constant has a `value`")
             fixed[str(key)] = spec["value"]
         else:
-            found[str(key)] = _read_parameter(spec, where)
+            found[str(key)] = _read_parameter(distribution, spec, where)
     metric = content.get("metric") or {}
     if not isinstance(metric, dict) or (metric and not isinstance(metric.get("name"), str)):
         raise UsageError(f"{path}: metric: expected its name, such as val/accuracy, and its goal, found {kind(metric)}")
+    _refuse_others(metric, ("name", "goal"), f"{path}: metric")
     cap = content.get("run_cap")
     if cap is not None and not (_whole(cap) and cap > 0):
         raise UsageError(f"{path}: run_cap: expected a number of trials, at least 1, found {kind(cap)}")
     return Search(
         found,
         fixed,
-        _one_of(content.get("method", "bayes"), METHODS, f"{path}: method"),
+        _one_of(content["method"], METHODS, f"{path}: method") if content.get("method") is not None else None,
         metric.get("name"),
         _one_of(metric["goal"], GOALS, f"{path}: metric.goal") if metric.get("goal") is not None else None,
         _early(content.get("early_terminate"), path),
@@ -72,11 +86,23 @@ def read_search(given: str) -> Search:
     )
 
 
-def _read_parameter(spec: dict[str, Any], where: str) -> Choice | Interval:
-    default = "categorical" if "values" in spec else "int_uniform" if _whole(spec.get("min"), spec.get("max")) else None
-    distribution = spec.get("distribution", default or "uniform")
-    if distribution not in DISTRIBUTIONS:
-        raise UsageError(f"{where}.distribution: {distribution} is not supported; there are {', '.join(DISTRIBUTIONS)}")
+def _distribution(spec: dict[str, Any], where: str) -> str:
+    given = spec.get("distribution")
+    if given is not None:
+        if not isinstance(given, str) or given not in DISTRIBUTIONS:
+            raise UsageError(f"{where}.distribution: {given} is not supported; there are {', '.join(DISTRIBUTIONS)}")
+        return given
+    if "value" in spec or "values" in spec:
+        return "constant" if "value" in spec else "categorical"
+    return "int_uniform" if _whole(spec.get("min"), spec.get("max")) else "uniform"
+
+
+def _refuse_others(given: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    if others := [key for key in given if key not in known]:
+        raise UsageError(f"{where}: {others[0]!r} is not supported here; there are {', '.join(known)}")
+
+
+def _read_parameter(distribution: str, spec: dict[str, Any], where: str) -> Choice | Interval:
     if distribution == "categorical":
         values = spec.get("values")
         if not isinstance(values, list) or not values:
@@ -94,7 +120,8 @@ def _read_parameter(spec: dict[str, Any], where: str) -> Choice | Interval:
 def _read_values(text: str, where: str) -> Choice | Interval:
     low_text, is_interval, rest = text.partition("..")
     if not is_interval:
-        texts = [one.strip() for one in text.split(",")]
+        # not at the commas of lists, such as [0.9, 0.99]
+        texts = [one.strip() for one in re.split(r",(?![^\[{]*[\]}])", text)]
         if "" in texts:
             raise UsageError(f"{where}: no value stands before or after a comma; write null for none")
         return _choice([scalar(one) for one in texts], where)
@@ -121,7 +148,9 @@ def _interval(low: float, high: float, where: str, *, log: bool = False, step: f
     if step is not None and not 0 < step <= high - low:
         raise UsageError(f"{where}: steps of {step} do not lead from {low} to {high}")
     if step is not None:
-        high = min(high, low + math.floor((high - low) / step + 1e-9) * step)  # the last that steps lead to
+        of_low, of_high, of_step = map(decimal, (low, high, step))
+        last = of_low + (of_high - of_low) // of_step * of_step
+        high = int(last) if _whole(high) and last == int(last) else float(last)
     return Interval(low, high, log, step)
 
 
@@ -147,6 +176,7 @@ def _early(given: Any, path: Path) -> dict[str, int] | None:
         return None
     if not isinstance(given, dict) or given.get("type") != "hyperband" or "min_iter" not in given:
         raise UsageError(f"{path}: early_terminate: expected type: hyperband with min_iter, and perhaps eta")
+    _refuse_others(given, ("type", "min_iter", "eta"), f"{path}: early_terminate")
     found = {"min_iter": given["min_iter"], "eta": given.get("eta", 3)}
     if not _whole(*found.values()) or found["min_iter"] < 1 or found["eta"] < 2:
         raise UsageError(f"{path}: early_terminate: min_iter must be at least 1, and eta at least 2")

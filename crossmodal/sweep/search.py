@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import yaml
@@ -87,13 +88,19 @@ class Interval:
     @property
     def size(self) -> int | None:
         """How many values there are; None if they cannot be counted."""
-        step = self._step
-        return None if step is None else round((self.high - self.low) / step) + 1
+        if self._step is None:
+            return None
+        return int((decimal(self.high) - decimal(self.low)) / decimal(self._step)) + 1
 
     def at(self, index: int) -> float:
         """Return the value of this number."""
         assert self._step is not None
-        return min(self.low + index * self._step, self.high)
+        found = decimal(self.low) + index * decimal(self._step)
+        return int(found) if self.is_whole else float(found)
+
+    def nearest(self, value: float) -> float:
+        """Return the value nearest to this one, as it is written: 0.9, where three steps of 0.3 come to less."""
+        return value if self._step is None else self.at(round((value - self.low) / self._step))
 
     @property
     def _step(self) -> float | None:
@@ -111,7 +118,7 @@ class Search:
     Args:
         parameters: By the YAML's dotted key.
         fixed: Values that all trials have.
-        method: `bayes`, `random` or `grid`.
+        method: `bayes`, `random` or `grid`; None for `bayes`.
         metric: The figure that is to be good; None for what the experiment keeps its best checkpoint by.
         goal: `minimize` or `maximize`.
         early: Of wandb's `early_terminate`: `min_iter` and `eta` of successive halving.
@@ -120,7 +127,7 @@ class Search:
 
     parameters: dict[str, Choice | Interval] = field(default_factory=dict)
     fixed: dict[str, Any] = field(default_factory=dict)
-    method: str = "bayes"
+    method: str | None = None
     metric: str | None = None
     goal: str | None = None
     early: dict[str, int] | None = None
@@ -130,8 +137,8 @@ class Search:
         """Return this search with another's parameters, and whatever else the other says."""
         return Search(
             {**self.parameters, **other.parameters},
-            {**self.fixed, **other.fixed},
-            other.method if other.method != "bayes" else self.method,
+            {key: value for key, value in {**self.fixed, **other.fixed}.items() if key not in other.parameters},
+            other.method or self.method,
             other.metric or self.metric,
             other.goal or self.goal,
             other.early or self.early,
@@ -180,6 +187,11 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
         distinct = (length for length in lengths if sum(one[-length:] == own[-length:] for one in parts.values()) == 1)
         found[key] = ".".join(own[-next(distinct, len(own)) :])
     return found
+
+
+def decimal(number: float) -> Decimal:
+    """Return a number as it is written: 3 steps of 0.1 are 0.3, and not more."""
+    return Decimal(str(number))
 
 
 def scalar(text: str) -> Any:

@@ -7,6 +7,7 @@ on tries what it would have tried.
 from __future__ import annotations
 
 import fcntl
+import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,13 +28,15 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from crossmodal.run_folder import RunFolder
-from crossmodal.sweep.experiment import alone
-from crossmodal.sweep.search import Choice, Interval, Search, written
+from crossmodal.sweep.experiment import LOCK, alone
+from crossmodal.sweep.search import BEGUN, SUMMARY, Choice, Interval, Search, written
 
 ENOUGH = 5  # trials before one is stopped early for being worse than the others
 BUSY_SECONDS = 60.0  # that another process may write for
+DATABASE = "sweep.db"
+CLAIM = "trial.lock"  # in a trial's folder
 DRAWS = 20  # of a point that was not tried yet, before the first such is taken
+DAMAGED = ("not a database", "malformed", "no such table", "no such column")  # of what SQLite says
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -54,8 +57,8 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except (SQLAlchemyError, OptunaError) as error:
         why = str(getattr(error.__cause__, "orig", None) or getattr(error, "orig", None) or error).splitlines()[0]
-        of_the_disk = any(word in why for word in ("full", "readonly", "unable to open", "disk I/O", "locked"))
-        hint = "" if of_the_disk else f"; if it is damaged, delete {path.parent}, and sweep anew"
+        is_damaged = any(word in why for word in DAMAGED)
+        hint = f"; it is damaged: delete {path.parent}, and sweep anew" if is_damaged else ""
         raise OSError(f"{path} cannot be used: {why}{hint}") from error
 
 
@@ -80,9 +83,9 @@ class Study:
         self._seed = seed
         self._own = own
         self._distributions = {key: _distribution(one) for key, one in search.parameters.items()}
-        with alone(folder), readable(folder / "sweep.db"):
+        with alone(folder), readable(folder / DATABASE):
             self._study = optuna.create_study(
-                storage=_storage(folder / "sweep.db"),
+                storage=_storage(folder / DATABASE),
                 study_name="sweep",
                 direction="maximize" if search.goal == "maximize" else "minimize",
                 load_if_exists=True,
@@ -107,7 +110,7 @@ class Study:
             FileExistsError: Another run lies where a new one would.
         """
         with alone(self.folder):
-            taken = self._left() or self._new(most)
+            taken = self._left(most) or self._new(most)
         if taken is None:
             yield None
             return
@@ -115,52 +118,63 @@ class Study:
         with file:
             yield trial
 
-    def _left(self) -> tuple[Trial, IO[str]] | None:
-        for one in self.trials:
+    def _left(self, most: int) -> tuple[Trial, IO[str]] | None:
+        for one in self.trials[:most]:
             if one.state != TrialState.RUNNING or not (file := self._claim(one.number)):
                 continue
             if self.trials[one.number].state == TrialState.RUNNING:  # else it came to its end just now
-                return Trial(self._study, one._trial_id), file
+                trial = Trial(self._study, one._trial_id)
+                for key, distribution in self._distributions.items():  # or it was killed while they were written
+                    trial._suggest(key, distribution)
+                return trial, file
             file.close()
         return None
 
     def _new(self, most: int) -> tuple[Trial, IO[str]] | None:
-        begun = len(self.trials)
-        if begun >= most:
+        number = len(self.trials)
+        if number >= most:
             return None
-        if RunFolder(self.folder / str(begun)).config.exists():
-            raise FileExistsError(
-                f"{self.folder / str(begun)} is no trial, but another run; move it away, and give the same command"
-            )
-        seed = int(np.random.SeedSequence([self._seed, begun]).generate_state(1)[0])
-        self._study.sampler = _sampler(self._search, seed)
-        is_chosen = len(self._study.get_trials(deepcopy=False)) > begun  # by a process that was killed here
-        if not is_chosen and (chosen := self._chosen(begun, seed)) is not None:
-            self._study.enqueue_trial(chosen)
+        folder = self.folder / str(number)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            if any(path.name != CLAIM for path in folder.iterdir()):
+                raise FileExistsError(
+                    f"{folder} is no trial of this sweep; move it away, and give the same command"
+                ) from None
+        if len(self._study.get_trials(deepcopy=False)) == number:  # else a process was killed here
+            self._study.enqueue_trial(self._point(number))
         trial = self._study.ask(self._distributions)
         file = self._claim(trial.number)
         assert file is not None, f"trial {trial.number} is new, and yet another process trains it"
         return trial, file
 
-    def _chosen(self, number: int, seed: int) -> dict[str, Any] | None:
-        """Return the point that a new trial is of; None where it is any that the sampler draws."""
+    def _point(self, number: int) -> dict[str, Any]:
+        """Return what a new trial tries.
+
+        It is drawn beside the study, which gets it whole: who is killed leaves no trial of half the settings.
+        """
         size = self._search.size
-        if self._search.method == "grid" or (number == 0 and self._own is not None):
-            chosen = self._search.point(number) if self._search.method == "grid" else dict(self._own or {})
-            return self._drawn(chosen)
-        if size is None:
-            return None
-        # where points can be counted, none is tried twice
-        tried = [one.params for one in self.trials]
+        if self._search.method == "grid":
+            return self._written(self._search.point(number))
+        if number == 0 and self._own is not None:
+            return self._written(self._own)
+        seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
         beside = optuna.create_study(direction=self._study.direction, sampler=_sampler(self._search, seed))
         beside.add_trials([one for one in self.trials if one.state.is_finished()])
+        tried = [one.params for one in self.trials]
         for _ in range(DRAWS):
-            if (drawn := beside.ask(self._distributions).params) not in tried:
+            drawn = {
+                key: one.nearest(value) if isinstance(one := self._search.parameters[key], Interval) else value
+                for key, value in beside.ask(self._distributions).params.items()
+            }
+            if size is None or drawn not in tried:
                 return drawn
-        return next(point for point in map(self._drawn, map(self._search.point, range(size))) if point not in tried)
+        points = map(self._written, map(self._search.point, range(size or 0)))
+        return next(point for point in points if point not in tried)
 
     def _claim(self, number: int) -> IO[str] | None:
-        path = self.folder / str(number) / "trial.lock"
+        path = self.folder / str(number) / CLAIM
         path.parent.mkdir(exist_ok=True)
         file = path.open("w")
         try:
@@ -179,7 +193,7 @@ class Study:
                 found[key] = one.values[one.texts().index(drawn)] if isinstance(one, Choice) else drawn
         return found
 
-    def _drawn(self, point: Mapping[str, Any]) -> dict[str, Any]:
+    def _written(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """Return a point as Optuna has it."""
         choices = {key for key, one in self._search.parameters.items() if isinstance(one, Choice)}
         return {key: written(value) if key in choices else value for key, value in point.items()}
@@ -193,11 +207,17 @@ class Study:
         self._study.tell(trial.number, value if state == "complete" else None, state=of)
 
     def withdraw(self) -> None:
-        """Delete all of it, unless a trial has come to an end, or another process trains one."""
+        """Delete it, unless a trial has come to an end, or another process trains one."""
         with alone(self.folder):
             claims = [self._claim(one.number) for one in self.trials]
             if all(claims) and not any(one.state.is_finished() for one in self.trials):
-                RunFolder(self.folder).remove()
+                for one in self.trials:
+                    shutil.rmtree(self.folder / str(one.number))
+                for name in (BEGUN, SUMMARY, DATABASE, LOCK):
+                    (self.folder / name).unlink(missing_ok=True)
+                for folder in (self.folder, self.folder.parent):  # where there is nothing else
+                    if not any(folder.iterdir()):
+                        folder.rmdir()
         for file in claims:
             if file is not None:
                 file.close()
@@ -234,9 +254,9 @@ def _distribution(one: Choice | Interval) -> BaseDistribution:
 
 
 def _sampler(search: Search, seed: int) -> optuna.samplers.BaseSampler:
-    if search.method == "bayes":
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=2 * ENOUGH)
-    return optuna.samplers.RandomSampler(seed=seed)
+    if search.method == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=2 * ENOUGH)
 
 
 def _pruner(search: Search, after: int | None) -> optuna.pruners.BasePruner:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from crossmodal.feature_files import write_json
 from crossmodal.sweep.experiment import alone
 from crossmodal.sweep.search import SUMMARY, Search
 from crossmodal.sweep.study import Study, state_of
+from crossmodal.whole_files import write_json
 
 
 def write_summary(study: Study, search: Search, name: str) -> Path:

@@ -9,9 +9,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 from crossmodal.__main__ import main
@@ -20,6 +21,7 @@ from crossmodal.metrics_file import MetricsFile
 from crossmodal.output import say
 from crossmodal.run_folder import LockedError, RunFolder
 
+LOSS = "val/loss"  # which each validation has
 POLL_SECONDS = 0.3
 PATIENCE = 60.0  # seconds that a run may take to end, which it does after the batch
 ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -64,6 +66,9 @@ def processes(class_paths: Iterable[str]) -> ForkServerContext | SpawnContext:
     modules = {path.rpartition(".")[0] for path in class_paths if path.partition(".")[0] in OWN_PACKAGES}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["crossmodal.training_cli", *sorted(modules)])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which what is begun inherits: Ctrl-C is for the sweep
+    ensure_running()
+    signal.signal(signal.SIGINT, before)
     return context
 
 
@@ -94,7 +99,9 @@ def train(
         TrialInterruptedError: It was ended from outside, and can go on.
     """
     _wait_for(run)
-    process = context.Process(target=_fit, args=(list(arguments), run.path / "output.txt", group))
+    output = run.path / "output.txt"
+    said = output.stat().st_size if output.exists() else 0  # before, if it goes on
+    process = context.Process(target=_fit, args=(list(arguments), output, group))
     process.start()
     try:
         told, metrics = 0, MetricsFile(run.path / "metrics.csv")
@@ -103,13 +110,13 @@ def train(
             if status in INTERRUPTED:
                 raise TrialInterruptedError(f"{run.path} was interrupted by another process")
             if status not in (None, 0):
-                return Outcome("failed", error=_error(run.path / "output.txt", status))
+                return Outcome("failed", error=_error(output, said, status))
             metrics.read()
-            for epoch, value in enumerate(after_each_epoch(metrics, metric)[told:], start=told + 1):
-                told = epoch
+            for epoch, value in after_each_epoch(metrics, metric).items():
                 # also of a run that was quicker than we: what is tried next must not depend on that
-                if should_stop(epoch, value):
+                if epoch > told and should_stop(epoch, value):
                     return Outcome("pruned")
+                told = max(told, epoch)
             if status == 0:
                 return _outcome(run, metric)
             process.join(POLL_SECONDS)
@@ -117,24 +124,28 @@ def train(
         _end(process)
 
 
-def after_each_epoch(metrics: MetricsFile, metric: str) -> list[float]:
-    """Return a metric after each epoch, NaN where it was; what a killed run measured twice counts once.
+def after_each_epoch(metrics: MetricsFile, metric: str) -> dict[int, float]:
+    """Return a metric by epoch, from 1, NaN where it was; of several validations in an epoch of the first.
 
     Args:
         metrics: What the run has logged until now.
         metric: One of its figures.
 
     Raises:
-        UsageError: There are figures of the val split, and it is none of them.
+        UsageError: It is none of the figures that a validation ends with.
     """
-    found = {step: figures[metric] for step, figures in metrics.rows if metric in figures}
-    if not found:
-        _check_metric(metric, {name for _, figures in metrics.rows for name in figures})
-    return [value for _, value in sorted(found.items())]
+    found: dict[int, float] = {}
+    for _, epoch, figures in metrics.rows:
+        if metric in figures and epoch is not None:
+            found.setdefault(epoch + 1, figures[metric])
+        elif LOSS in figures:  # what observers have of the same validation is in other rows
+            _check_metric(metric, figures)
+    return dict(sorted(found.items()))
 
 
 def _fit(arguments: list[str], output: Path, group: str) -> None:
     os.setsid()  # Ctrl-C is for the sweep, which passes it on
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PARENT_DIED, signal.SIGTERM)
     with output.open("ab") as file:
@@ -160,10 +171,11 @@ def _wait_for(run: RunFolder) -> None:
             return
 
 
-def _check_metric(metric: str, names: Collection[str]) -> None:
-    there = sorted(name for name in names if name.startswith("val/"))
-    if there and metric not in names:
-        raise UsageError(f"--metric {metric}: the runs have no such figure; there are {', '.join(there)}")
+def _check_metric(metric: str, names: Iterable[str]) -> None:
+    if metric not in names:
+        there = ", ".join(sorted(name for name in names if name.startswith("val/")))
+        hint = f"there are {there}" if there else "they have no val split, by which to choose"
+        raise UsageError(f"--metric {metric}: the runs have no such figure; {hint}")
 
 
 def _outcome(run: RunFolder, metric: str) -> Outcome:
@@ -172,20 +184,21 @@ def _outcome(run: RunFolder, metric: str) -> Outcome:
         return Outcome("failed", error=f"it left no {path}")
     figures = json.loads(path.read_text())
     _check_metric(metric, [name for name, value in figures.items() if isinstance(value, int | float | None)])
-    if metric not in figures:
-        raise UsageError(f"--metric {metric}: the runs have no figures of a val split, by which to choose")
     if (value := figures[metric]) is None:
         return Outcome("failed", error=f"{metric} is not a finite number")
     return Outcome("complete", float(value))
 
 
-def _error(output: Path, status: int) -> str:
+def _error(output: Path, begin: int, status: int) -> str:
+    """Return why a run ended, by what it said from a place of its output on."""
     if status < 0:
         why = "; the system may have had no memory left" if status == -signal.SIGKILL else ""
         return f"killed by {signal.Signals(-status).name}{why}"
-    said = output.read_text(errors="replace").strip()
+    said = output.read_bytes()[begin:].decode(errors="replace").strip()
     _, is_ours, error = said.rpartition(ERROR)
-    return error if is_ours else f"exit status {status}: {said.splitlines()[-1] if said else 'it said nothing'}"
+    if is_ours and error:
+        return error
+    return f"exit status {status}: {said.splitlines()[-1] if said else 'it said nothing'}"
 
 
 def _end(process: ForkServerProcess | SpawnProcess) -> None:

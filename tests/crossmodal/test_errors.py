@@ -25,22 +25,18 @@ def test_arguments_without_a_checkpoint(arguments: list[str], found: object) -> 
 
 
 @pytest.mark.parametrize(
-    ("given", "has_run", "said"),
+    ("given", "run", "said"),
     [
-        ([], True, "go on with:\n  crossmodal fit --config dots.yaml --ckpt_path last\n"),
-        (["--ckpt_path", "best"], True, "go on with:\n  crossmodal fit --config dots.yaml --ckpt_path last\n"),
-        (["--ckpt_path", "runs/dots/3"], True, "  crossmodal fit --config dots.yaml --ckpt_path runs/dots/3\n"),
-        ([], False, "nothing was begun; begin again with:\n  crossmodal fit --config dots.yaml\n"),
+        ([], "runs/dots/3", "; go on with:\n  crossmodal fit --config dots.yaml --ckpt_path runs/dots/3\n"),
+        (["--ckpt_path=best"], "runs/dots/3", "  crossmodal fit --config dots.yaml --ckpt_path runs/dots/3\n"),
+        ([], None, "nothing was begun; begin again with:\n  crossmodal fit --config dots.yaml\n"),
     ],
 )  # fmt: skip
 def test_who_is_interrupted_is_told_the_command_that_goes_on_with_the_same_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    given: list[str], has_run: bool, said: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: list[str], run: str | None, said: str
 ) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    Path("runs/dots/3").mkdir(parents=True)
     monkeypatch.setattr(sys, "argv", ["crossmodal", *FIT, *given])
-    say_how_to_go_on("interrupted", has_run=has_run)
+    say_how_to_go_on("interrupted", None if run is None else Path(run))
     assert said in capsys.readouterr().err
 
 

@@ -44,14 +44,17 @@ def test_what_is_new_is_read_on(tmp_path: Path) -> None:
     assert file.read() == 0
     write(tmp_path, "epoch,step,train/loss,val/loss\n0,9,1.5,\n0,19,0.")
     assert file.read() == 0
-    assert file.rows == [(9, {"train/loss": 1.5})]
+    assert file.rows == [(9, 0, {"train/loss": 1.5})]
     with file.path.open("a") as more:
         more.write("5,\n0,19,,nan\n1,29,inf,\n1,29,,nan\n")
     assert file.read() == 1
-    assert str(file.rows[1:]) == str(
-        [(19, {"train/loss": 0.5}), (19, {"val/loss": float("nan")}), (29, {"train/loss": float("inf")}),
-         (29, {"val/loss": float("nan")})]
-    )  # fmt: skip
+    found = [(row.step, row.epoch, *map(str, *row.figures.items())) for row in file.rows[1:]]
+    assert found == [
+        (19, 0, "train/loss", "0.5"),
+        (19, 0, "val/loss", "nan"),
+        (29, 1, "train/loss", "inf"),
+        (29, 1, "val/loss", "nan"),
+    ]
     assert file.not_finite == {"val/loss": (19, "nan"), "train/loss": (29, "inf")}
     assert file.read() == 5
 
@@ -62,7 +65,7 @@ def test_a_file_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
     assert file.read() == 0
     write(tmp_path, "epoch,step,train/loss,val/loss\n0,9,nan,\n0,19,0.5,\n0,29,0.25,\n")
     assert file.read() == 2  # the rows that were known are there
-    assert [step for step, _ in file.rows] == [9, 19, 29]
+    assert [row.step for row in file.rows] == [9, 19, 29]
     write(tmp_path, "epoch,step,val/loss,train/loss\n0,9,,nan\n0,19,,0.75\n0,29,,0.125\n0,39,0.5,0.1\n")
     assert file.read() is None
-    assert file.rows[1] == (19, {"train/loss": 0.75})
+    assert file.rows[1] == (19, 0, {"train/loss": 0.75})

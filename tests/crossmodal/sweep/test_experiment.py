@@ -54,25 +54,28 @@ def test_what_cannot_be_searched_is_told(search: Search, message: str) -> None:
 
 def test_where_runs_lie_and_are_shown_is_no_part_of_what_it_began_with(tmp_path: Path) -> None:
     search = completed(Search(), CONFIG)
-    begin(tmp_path, CONFIG, search)
-    begin(tmp_path, {**CONFIG, "name": "other", "runs": "elsewhere", "track": "online", "observe": False}, search)
+    begin(tmp_path, CONFIG, search, prunes=True)
+    elsewhere = {"name": "other", "runs": "elsewhere", "track": "online", "observe": False}
+    begin(tmp_path, {**CONFIG, **elsewhere}, search, prunes=True)
     with pytest.raises(UsageError, match=r"began with another model.warmup \(not given, now 0.1\)"):
-        begin(tmp_path, {**CONFIG, "model": {**CONFIG["model"], "warmup": 0.1}}, search)
+        begin(tmp_path, {**CONFIG, "model": {**CONFIG["model"], "warmup": 0.1}}, search, prunes=True)
     with pytest.raises(UsageError, match=rf"began with another parameters.{LR}.high \(0.01, now 0.1\)"):
-        begin(tmp_path, CONFIG, completed(Search({LR: Interval(1e-4, 0.1, log=True)}), CONFIG))
+        begin(tmp_path, CONFIG, completed(Search({LR: Interval(1e-4, 0.1, log=True)}), CONFIG), prunes=True)
+    with pytest.raises(UsageError, match=r"began with another prune \(true, now false\)"):
+        begin(tmp_path, CONFIG, search, prunes=False)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"configuration": 3}'])
 def test_what_it_began_with_may_be_damaged(tmp_path: Path, content: str) -> None:
     (tmp_path / BEGUN).write_text(content)
     with pytest.raises(UsageError, match=r"search.json is damaged \(.*\): delete .*, and sweep anew"):
-        begin(tmp_path, CONFIG, completed(Search(), CONFIG))
+        begin(tmp_path, CONFIG, completed(Search(), CONFIG), prunes=True)
 
 
 def test_of_several_that_begin_at_once_all_but_one_are_refused(tmp_path: Path) -> None:
     def try_with(high: float) -> bool:
         try:
-            begin(tmp_path / "sweep", CONFIG, completed(Search({LR: Interval(1e-4, high)}), CONFIG))
+            begin(tmp_path / "sweep", CONFIG, completed(Search({LR: Interval(1e-4, high)}), CONFIG), prunes=True)
         except UsageError:
             return False
         return True

@@ -25,8 +25,10 @@ SHIPPED = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
         ("0..0.5", Interval(0, 0.5)),
         ("1..8", Interval(1, 8)),
         ("0..1:0.25", Interval(0, 1, step=0.25)),
-        ("0..1:0.3", Interval(0, 0.8999999999999999, step=0.3)),
+        ("0..1:0.3", Interval(0, 0.9, step=0.3)),
+        ("0..10:3", Interval(0, 9, step=3)),
         ("2,4,8", Choice((2, 4, 8))),
+        ("[0.9, 0.99],[0.8,0.9]", Choice(([0.9, 0.99], [0.8, 0.9]))),
         ("true,false", Choice((True, False))),
         ("null, a.b.C", Choice((None, "a.b.C"))),
         ("relu", Choice(("relu",))),
@@ -70,6 +72,25 @@ def test_what_cannot_be_understood_is_named(given: str, message: str) -> None:
         (
             {"parameters": {"a": {"values": [1]}}, "method": "hope"},
             "method: expected bayes, random, grid, found 'hope'",
+        ),
+        ({"parameters": {"a": {"value": 1, "values": [2]}}}, "parameters.a: 'values' is not supported here"),
+        ({"parameters": {"a": {"distribution": "constant"}}}, "parameters.a: a constant has a `value`"),
+        (
+            {"parameters": {"a": {"valeus": [1]}}},
+            "parameters.a: 'valeus' is not supported here; there are",
+        ),
+        (
+            {"parameters": {"a": {"values": [1], "probabilities": [1]}}},
+            "parameters.a: 'probabilities' is not",
+        ),
+        ({"parameters": {"a": {"distribution": ["uniform"]}}}, "parameters.a.distribution: .* is not supported"),
+        (
+            {"parameters": {"a": {"values": [1]}}, "metric": {"name": "x", "target": 0.9}},
+            "metric: 'target' is not supported here",
+        ),
+        (
+            {"parameters": {"a": {"values": [1]}}, "early_terminate": {"type": "hyperband", "min_iter": 1, "s": 2}},
+            "early_terminate: 's' is not supported here",
         ),
         ({"parameters": {"a": {"values": ["1", 1]}}}, "parameters.a: '1' stands twice"),
         ({"parameters": {"a": {"values": [1]}}, "metric": "val/accuracy"}, "metric: expected its name, such as"),
@@ -132,3 +153,18 @@ def test_shipped_searches_are_what_wandb_and_fit_can_read(path: Path, monkeypatc
     check("fit", command[2:])
     with pytest.raises(UsageError, match="unknown key"):
         check("fit", [*command[2:], "--model.fusion.init_args.slot=3"])
+
+
+def test_a_list_instead_of_keys(tmp_path: Path) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text("[1, 2]")
+    with pytest.raises(UsageError, match=r"expected keys such as method, metric and parameters, found a list"):
+        read_search(str(path))
+
+
+def test_what_is_given_later_wins() -> None:
+    first = Search({"a": Choice((1, 2)), "b": Choice((1, 2))}, {"c": 1}, method="random", metric="x", goal="minimize")
+    then = Search({"a": Choice((3, 4)), "c": Choice((5, 6))}, method="bayes")
+    assert first | then == Search(
+        {"a": Choice((3, 4)), "b": Choice((1, 2)), "c": Choice((5, 6))}, {}, "bayes", "x", "minimize"
+    )

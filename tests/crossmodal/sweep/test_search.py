@@ -61,9 +61,12 @@ def test_a_grid_has_each_point_once(parameters: list[Choice | Interval]) -> None
     assert all(value in search.parameters[key] for point in points for key, value in point)
 
 
-def test_points_of_a_grid_stay_within_its_ends() -> None:
+def test_points_are_as_they_are_written() -> None:
     interval = Interval(0.0, 0.3, step=0.1)
     assert [interval.at(index) for index in range(interval.size or 0)] == [0.0, 0.1, 0.2, 0.3]  # 3 * 0.1 is more
+    interval = Interval(0, 1, step=0.25)
+    assert [interval.at(index) for index in range(interval.size or 0)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert [type(Interval(1, 3).at(index)) for index in range(3)] == [int] * 3
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from crossmodal.sweep.reading import read_search
 from crossmodal.sweep.search import Choice, Interval, Search
 from crossmodal.sweep.study import Study
 from crossmodal.sweep.summary import write_summary
@@ -56,6 +60,91 @@ def test_a_sweep_that_was_killed_tries_what_it_would_have_tried(tmp_path: Path) 
                 assert trial.number == killed_at
     found += try_all(open_study(tmp_path / "killed"), 14)
     assert found == whole
+
+
+@pytest.mark.parametrize("where", ["enqueue_trial", "ask", "first", "second", "claim"])
+def test_who_is_killed_while_a_trial_begins_leaves_none_of_half_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    whole = try_all(open_study(tmp_path / "whole"), 6)
+    study = open_study(tmp_path / "killed")
+    found = try_all(study, 3)
+
+    def killed(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    if where in ("enqueue_trial", "ask"):
+        monkeypatch.setattr(study._study, where, killed)
+    elif where == "claim":
+        monkeypatch.setattr(study, "_claim", killed)
+    else:
+        storage, calls = study._study._storage, []
+        write = storage.set_trial_param
+
+        def write_some(*arguments: Any) -> None:
+            calls.append(arguments)
+            if len(calls) == (1 if where == "first" else 2):
+                raise KeyboardInterrupt
+            write(*arguments)
+
+        monkeypatch.setattr(storage, "set_trial_param", write_some)
+    with pytest.raises(KeyboardInterrupt), study.next_trial(6):
+        pass
+    monkeypatch.undo()
+    found += try_all(open_study(tmp_path / "killed"), 6)
+    assert found == whole
+
+
+def test_a_trial_that_was_left_is_not_trained_where_fewer_are_wanted(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    try_all(study, 2)
+    with study.next_trial(3) as trial:
+        assert trial is not None
+    assert try_all(open_study(tmp_path), 2) == []
+
+
+def test_multiples_of_a_step_are_all_drawn(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    parameters = {**read_search("a=0..1:0.3").parameters, "b": Interval(0.0, 1.0)}
+    search = Search(parameters, metric="x", goal="maximize", method="random")
+    drawn = {one["a"] for one in draws(open_study(tmp_path / "more", search), 24)}
+    assert drawn == {0.0, 0.3, 0.6, 0.9}
+    assert not recwarn.list
+
+
+def draws(study: Study, most: int) -> list[dict[str, Any]]:
+    tried = []
+    for _ in range(most):
+        with study.next_trial(most) as trial:
+            assert trial is not None
+            tried.append(study.values(trial))
+            study.tell(trial, "complete", 0.0)
+    return tried
+
+
+def worker(folder: Path, names: Any) -> None:
+    study = open_study(folder)
+    while True:
+        with study.next_trial(12) as trial:
+            if trial is None:
+                return
+            names.put((os.getpid(), trial.number))
+            time.sleep(0.05)
+            study.tell(trial, "complete", 0.5)
+
+
+def test_processes_share_the_trials_out(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    names = context.Queue()
+    processes = [context.Process(target=worker, args=(tmp_path, names)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    found = [names.get(timeout=5) for _ in range(12)]
+    assert names.empty()
+    assert sorted(number for _, number in found) == list(range(12))
+    assert len({pid for pid, _ in found}) == 2
+    assert {one.state.name for one in open_study(tmp_path).trials} == {"COMPLETE"}
 
 
 def test_two_do_not_train_the_same_trial(tmp_path: Path) -> None:
@@ -117,9 +206,10 @@ def test_another_run_in_the_folder_of_trials_is_left_alone(tmp_path: Path) -> No
     run = tmp_path / "2/config.yaml"  # as `fit --config 1/config.yaml` makes it
     run.parent.mkdir()
     run.touch()
-    with pytest.raises(FileExistsError, match=r"2 is no trial, but another run; move it away"), study.next_trial(3):
+    with pytest.raises(FileExistsError, match=r"2 is no trial of this sweep; move it away"), study.next_trial(3):
         pass
     run.unlink()
+    run.parent.rmdir()
     assert len(try_all(study, 3)) == 1
 
 
