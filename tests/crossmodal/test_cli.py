@@ -150,7 +150,7 @@ TEXT = "{class_path: experts.text.TextExpert, init_args: {model: 'package:gt_all
             ("fit", "--trainer.precision", "banana"),
             "error: trainer.precision: expected int, 'transformer-engine'",
         ),
-        (("fit", "--seed_everything", "foo"), "error: seed_everything: expected bool, int, found foo\n"),
+        (("fit", "--seed_everything", "foo"), "seed_everything: expected a number, true or false, found str 'foo'\n"),
         (("fit", "--model.warmup", "3"), "model.warmup is a share of the steps, 0 to 1, not 3"),
         (("test", "--ckpt_path", DOTS), "dots.yaml"),
     ],

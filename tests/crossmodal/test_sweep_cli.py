@@ -150,10 +150,11 @@ def test_a_folder_that_cannot_be_written(crossmodal: Zygote, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--search", "model.warmpu=0..0.1"], 2, "the command line: unknown key 'model.warmpu'"),
+        (["--search", "model.warmpu=0..0.1"], 2, "--search: unknown key 'model.warmpu'"),
         (["--search", "trainer.max_epochs=a,2"], 2, "trainer.max_epochs: expected Optional[int], found str 'a'"),
         (["--search", "model.warmup"], 2, "model.warmup: no such file"),
         (["--search", "model.warmup=0..0.1", "--method", "grid"], 2, "model.warmup: a grid of 0 to 0.1 wants steps"),
+        (["--searc", "model.warmup=0..0.1"], 2, "a sweep takes no --searc; did you mean --search?"),
         (["--method", "hope"], 2, "invalid choice: 'hope'"),
         (["--n", "none"], 2, "--n: expected a number of trials"),
         (["--ckpt_path", "last"], 2, "a sweep takes no --ckpt_path"),
@@ -248,6 +249,43 @@ def test_a_sweep_that_is_stopped_goes_on_and_comes_to_the_same(
     assert status == 0, output
     assert "3 trials (1 done)" in output
     assert trials(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+def test_one_that_is_worse_is_stopped_and_can_be_gone_on_with(crossmodal: Zygote, tmp_path: Path) -> None:
+    write_experiment(tmp_path, epochs=4)
+    (tmp_path / "search.yaml").write_text(
+        """
+        early_terminate: {type: hyperband, min_iter: 1, eta: 2}
+        metric: {name: val/loss}
+        parameters: {model.optimizer.init_args.lr: {values: [0.003, 1.0e-9, 1.0e-8]}, model.warmup: {value: 0.0}}
+        """
+    )
+    status, output = crossmodal.run("sweep", "--config", "dots.yaml", "--search", "search.yaml", cwd=tmp_path)
+    assert status == 0, output
+    stopped = re.findall(r"^trial (\d)  val/loss \d\.\d{4}, stopped after epoch (\d)  lr 1e-0\d", output, re.MULTILINE)
+    assert stopped
+    run = f"runs/dots/sweep/{stopped[0][0]}"
+    assert not (tmp_path / run / "metrics.json").exists()
+    status, output = crossmodal.run("report", "runs/dots/sweep", cwd=tmp_path)
+    assert status == 0, output
+    assert "stopped at" in (tmp_path / "runs/dots/sweep/report.html").read_text()
+    status, output = crossmodal.run("fit", "--config", f"{run}/config.yaml", "--ckpt_path", run, cwd=tmp_path)
+    assert status == 0, output
+    assert json.loads((tmp_path / run / "metrics.json").read_text())["epoch"] == 4
+
+
+@pytest.mark.slow
+def test_where_the_first_three_fail_something_is_wrong_with_all(crossmodal: Zygote, tmp_path: Path) -> None:
+    write_experiment(tmp_path, epochs=1)
+    lr = "model.optimizer.init_args.lr"
+    status, output = crossmodal.run(
+        "sweep", "--config", "dots.yaml", "--search", f"{lr}=-1,-2,-3,-4", "--metric", "val/loss", cwd=tmp_path
+    )
+    assert status == 1
+    assert len(re.findall(r"^trial \d  failed: Invalid learning rate: -\d", output, re.MULTILINE)) == 3
+    assert "all 3 trials failed; the last: Invalid learning rate" in output
+    assert output.endswith("(mend that, delete runs/dots/sweep, and sweep anew)\n")
 
 
 def trainer_of(run: Path) -> int:
