@@ -212,16 +212,36 @@ def load_weights(module: LightningModule, checkpoint: Path) -> None:
     module.load_state_dict(content["state_dict"])
 
 
+def check_goes_on(content: Mapping[str, Any], path: Path, *, max_epochs: int | None) -> None:
+    """Refuse to train on from a checkpoint from which that is not possible.
+
+    Args:
+        content: Of the checkpoint.
+        path: Of its file.
+        max_epochs: That are wanted in all; None or -1 for as many as there are steps.
+
+    Raises:
+        ValueError: It has weights alone, or more epochs than are wanted.
+    """
+    if "optimizer_states" not in content:
+        raise ValueError(f"{path} has weights alone: it can be used and extended, but training cannot go on")
+    done = content["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+    if max_epochs not in (None, -1) and done > max_epochs:
+        raise ValueError(f"{path} has {done} epochs already: give --trainer.max_epochs more than {max_epochs}")
+
+
 def refuse_other_settings(began_with: Path, now: str) -> None:
     """Refuse to go on with other settings than a run began with: its checkpoint would override some in silence.
 
     Args:
-        began_with: The file of the configuration that it began with.
+        began_with: The file of the configuration that it began with; a checkpoint that lies alone has none.
         now: The present configuration, as YAML.
 
     Raises:
         ValueError: They differ in what a run may not change.
     """
+    if not began_with.exists():
+        return
     for name, before, after in differences(_fixed(began_with.read_text()), _fixed(now)):
         changes_precision = name == "model.feature_store" and None in (before, after)  # see Expert
         is_free = name.rpartition(".")[2] in FREE and not name.startswith("model.joined.")

@@ -20,6 +20,7 @@ from crossmodal.checkpoints import (
     AtomicCheckpointIO,
     CheckpointMismatchError,
     RandomState,
+    check_goes_on,
     keeps_newest,
     load_weights,
     read_checkpoint,
@@ -112,11 +113,10 @@ class TrainingCLI(ExperimentCLI):
         if self.subcommand == "fit":
             if self._is_of_this_experiment(self.run_folder):
                 self._lock = self.run_folder.lock()  # before its step is read
-            if self.run_folder.config.exists():
-                refuse_other_settings(self.run_folder.config, self._dumped())
+            refuse_other_settings(self.run_folder.config, self._dumped())
         content = read_checkpoint(found)
-        if self.subcommand == "fit" and "optimizer_states" not in content:
-            raise ValueError(f"{found} has weights alone: it can be used and extended, but training cannot go on")
+        if self.subcommand == "fit":
+            check_goes_on(content, found, max_epochs=self._get(self.config, "trainer").max_epochs)
         self._checkpoint_step = int(content["global_step"])
         return str(found)
 

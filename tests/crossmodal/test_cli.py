@@ -264,6 +264,10 @@ def test_a_run_that_ended_is_gone_on_with(crossmodal: Zygote, tmp_path: Path) ->
     assert longer["seconds/fit"] > ended["seconds/fit"]
     assert longer["seconds/encode"] >= ended["seconds/encode"] > 0
     assert [line.split()[0] for line in steps(tmp_path)] == [str(step) for step in range(24)]
+    status, output = crossmodal.run(*FIT, "--trainer.max_epochs", 2, "--ckpt_path", "last", cwd=tmp_path)
+    assert status == 1
+    assert output.endswith("last.ckpt has 3 epochs already: give --trainer.max_epochs more than 2\n")
+    assert final(tmp_path) == longer
 
 
 def test_without_a_validation_split(crossmodal: Zygote, tmp_path: Path) -> None:

@@ -108,3 +108,11 @@ def test_a_runs_folder_means_its_own_checkpoints(tmp_path: Path) -> None:
     older.checkpoint("last").unlink()
     with pytest.raises(ValueError, match="0 has no last"):
         run_to_go_on_with(given, tmp_path, "dots")
+
+
+@pytest.mark.parametrize("given", ["dots", "dots/sweep"])
+def test_a_folder_of_runs_is_no_run_to_go_on_with(tmp_path: Path, given: str) -> None:
+    """It would be trained in, beside the runs that it has."""
+    (tmp_path / "dots/sweep/0").mkdir(parents=True)
+    with pytest.raises(ValueError, match=rf"{given} is no run; give one such as .*{given}/0"):
+        run_to_go_on_with(str(tmp_path / given), tmp_path, "dots")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -289,3 +290,38 @@ def test_a_run_that_is_deleted_is_gone(tmp_path: Path) -> None:
     list(mirror.update())
     assert logs("dots/0") == []
     assert logs("dots/1")
+
+
+def test_rows_that_could_not_be_written_are_brought_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the disk is full for a while, or another process has locked the store."""
+    from trackio.sqlite_storage import SQLiteStorage
+
+    runs = tmp_path / "runs"
+    path = write_run(runs / "dots/0", steps=5, finished=False)
+    mirror = Mirror(runs, "runs")
+    list(mirror.update())
+    with (path / "metrics.csv").open("a") as file:
+        file.write("1,5,0.25,\n")
+
+    def locked(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SQLiteStorage, "bulk_log", locked)
+        with pytest.raises(sqlite3.OperationalError):
+            list(mirror.update())
+    with (path / "metrics.csv").open("a") as file:
+        file.write("1,6,0.125,\n")
+    list(mirror.update())
+    assert curve("dots/0", "train/loss")[5:] == [(5, 0.25), (6, 0.125)]
+
+
+def test_a_trial_is_a_run_as_soon_as_it_has_begun(tmp_path: Path) -> None:
+    trial = tmp_path / "runs/dots/sweep/0"
+    trial.mkdir(parents=True)
+    (trial / "trial.lock").touch()  # of the sweep, seconds before its process has imported all
+    assert run_folders(tmp_path / "runs") == []
+    (trial / "config.yaml").touch()
+    assert [path for _, path in run_folders(tmp_path / "runs")] == [trial]
