@@ -74,7 +74,10 @@ def read_options(arguments: list[str]) -> Options | None:
     try:
         runs = [given_run(path) for path in given.runs]
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        sweeps = [
+            f"; there is a sweep: {path / 'sweep'}" for path in given.runs if (path / "sweep" / SUMMARY).is_file()
+        ]
+        raise UsageError("".join([str(error), *sweeps[:1]])) from None
     places = [checkpoint.resolve() for _, checkpoint in runs]
     if twice := next((path for path, place in zip(given.runs, places, strict=True) if places.count(place) > 1), None):
         raise UsageError(f"{twice} is given twice")
@@ -118,12 +121,16 @@ def _write(options: Options, script: Future[str]) -> int:
             page = single.report(*options.runs[0], rows=options.rows, command=command)
         else:
             page = several.compare(options.runs, rows=options.rows, command=command)
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(render(page, script.result()), encoding="utf-8")
+        html = render(page, script.result())
     except (*MISTAKES, UsageError) as error:
         if os.environ.get(TRACEBACK):
             raise
         return refuse(f"{place_in_own_code(error)}{error}", 1)
+    try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(html, encoding="utf-8")
+    except OSError as error:
+        return refuse(f"{options.output}: {error.strerror}; give another file with --output", 1)
     return 0
 
 

@@ -109,6 +109,12 @@ def test_the_page_about_a_sweep(crossmodal: Zygote, swept: tuple[Path, str]) -> 
     status, output = crossmodal.run("report", "runs/dots/sweep", "runs/dots/sweep/0", cwd=folder)
     assert status == 2
     assert "runs/dots/sweep is a sweep, which has a page of its own" in output
+    status, output = crossmodal.run("report", "runs/dots", cwd=folder)
+    assert status == 2
+    assert output.endswith("; there is a sweep: runs/dots/sweep\n")
+    status, output = crossmodal.run("report", "runs/dots/sweep", "--output", "dots.yaml/page.html", cwd=folder)
+    assert status == 1
+    assert re.search(r"dots.yaml/page.html: .*; give another file with --output\n$", output)
     status, output = crossmodal.run("report", "runs/dots/sweep/0", cwd=folder)  # a trial is a run like any other
     assert status == 0, output
 
