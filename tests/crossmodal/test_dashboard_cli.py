@@ -74,7 +74,8 @@ def test_it_serves_this_machine_alone_until_it_is_ended(tmp_path: Path, ends_by:
 def test_other_machines_need_the_token(tmp_path: Path) -> None:
     write_run(tmp_path / "runs/dots/0")
     with dashboard("runs", "--host", "0.0.0.0", cwd=tmp_path) as address:
-        found = re.fullmatch(r"http://0\.0\.0\.0:(\d+)/\?token=(\S{20,})", address)
+        # an address that others can open
+        found = re.fullmatch(rf"http://{re.escape(socket.gethostname())}:(\d+)/\?token=(\S{{20,}})", address)
         assert found is not None
         base = f"http://127.0.0.1:{found[1]}/"
         assert get(base)[0] == 403
