@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, Request, sync_playwright
 
 ARGUMENTS = (
     "--no-sandbox",  # which root cannot have
@@ -61,7 +61,12 @@ def window(folder: Path, *, dark: bool = False, width: int = 1200) -> Iterator[W
         told = opened.complaints
         opened.page.on("console", lambda one: told.append(one.text) if one.type in ("error", "warning") else None)
         opened.page.on("pageerror", lambda error: told.append(str(error)))
-        opened.page.on("requestfailed", lambda request: told.append(f"failed: {request.url[:200]}"))
+
+        def tell_failed(request: Request) -> None:
+            if request.failure != "net::ERR_ABORTED":  # which the page itself took back, as where one turns to another
+                told.append(f"failed ({request.failure}): {request.url[:200]}")
+
+        opened.page.on("requestfailed", tell_failed)
 
         def refuse_others(route: object, request: object) -> None:
             url = request.url  # type: ignore[attr-defined]
