@@ -164,7 +164,7 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 
 def _sweep(options: Options, arguments: list[str]) -> int:
-    from crossmodal.sweep.study import Study, readable
+    from crossmodal.sweep.study import DATABASE, Study, readable
 
     keys = list(read_keys(arguments))
     fixed = [one.removeprefix("--").partition("=") for one in flags(options.search.fixed)]
@@ -198,7 +198,7 @@ def _sweep(options: Options, arguments: list[str]) -> int:
         own=own_values(search, config),
         prune_after=warm_up(config) if options.prune else None,
     )
-    with readable(plan.folder / "sweep.db"):
+    with readable(plan.folder / DATABASE):
         return _try_all(study, plan)
 
 
