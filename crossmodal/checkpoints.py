@@ -21,7 +21,7 @@ from torch import Tensor
 from experts.base import Expert
 
 # what a run that goes on must have as it was
-FIXED = ("seed_everything", "experts", "data", "model")
+FIXED = ("seed_everything", "experts", "data", "model", "replicas")
 FIXED_OF_TRAINER = (
     "accumulate_grad_batches",
     "gradient_clip_algorithm",

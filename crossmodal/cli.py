@@ -23,6 +23,7 @@ LIKE_FIT = {
     "extend": "crossmodal.extend_cli",
     "data": "crossmodal.check_cli",
     "sweep": "crossmodal.sweep_cli",
+    "replicas": "crossmodal.replicas_cli",
 }
 # they take trained runs
 OF_RUNS = {
@@ -44,6 +45,7 @@ commands:
   expert     train one expert, and keep it in a folder   fit --config FILE [--output FOLDER]
   extend     add a modality to a trained model           --model RUN --expert NAME=FOLDER [--config FILE]
   data       read all inputs, and find what is wrong     check --config FILE [--output FOLDER]
+  replicas   train by many replicas                  fit --config FILE
   sweep      train with other settings, find the best    --config FILE [--n N] [--search KEY=VALUES ...]
   route      say which expert knows an input             --model RUN FILE [FILE ...] [--output FILE.csv]
   report     write a page about a run, or compare runs   RUN [RUN ...] [--output FILE.html]
@@ -106,7 +108,8 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(crossmodal.__version__)
         return 0
-    command, rest = arguments[0], arguments[1:]
+    given = command = arguments[0]
+    rest = arguments[1:]
     if command == "cache":
         from crossmodal import cache_cli
 
@@ -161,7 +164,14 @@ def _run(arguments: list[str]) -> int:
         if "--help.all" in rest:
             sys.argv = [sys.argv[0], command, "--help"]
         else:
-            check(command, rest)
+            config = check(command, rest)
+            if command == "fit" and config.get("replicas") is not None:
+                if main_of is None:
+                    from crossmodal import replicas_cli
+
+                    main_of = partial(replicas_cli.main, replicas_cli.Options())
+                elif given in ("expert", "extend"):
+                    return refuse(f"replicas: `{given}` trains one model; give --replicas null", 2)
     except UsageError as error:
         return refuse(error, 2)
     _keep_out_of_home()

@@ -108,8 +108,9 @@ class EpochLines(Callback):
             figures = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
             shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
             seconds = time.perf_counter() - self._began
+            word = "epoch" if pl_module.automatic_optimization else "round"
             print(
-                f"epoch {name_of_epoch(trainer, trainer.current_epoch)}  {shown}  {seconds:.1f} s",
+                f"{word} {name_of_epoch(trainer, trainer.current_epoch)}  {shown}  {seconds:.1f} s",
                 flush=True,
             )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from crossmodal.module import CrossModalModule
 from crossmodal.parser import Parser
+from crossmodal.replicas.plan import Replicas
 from crossmodal.tracking import Track
 from datamodules.paired import PairedDataModule
 from experts.base import Expert
@@ -22,9 +23,11 @@ MISTAKES = (ValueError, OSError, MisconfigurationException)
 class ExperimentCLI(LightningCLI):
     """Builds data and model; what is done with them is up to the subclass."""
 
+    model_type: ClassVar[type[CrossModalModule]] = CrossModalModule
+
     def __init__(self) -> None:
         super().__init__(
-            CrossModalModule,
+            self.model_type,
             PairedDataModule,
             subclass_mode_data=True,
             parser_class=Parser,
@@ -43,6 +46,7 @@ class ExperimentCLI(LightningCLI):
             "--track", type=Track | None, help="Where wandb logs to; null: as WANDB_MODE, or its logger."
         )
         parser.add_argument("--observe", type=bool, default=True, help="Log more than losses and metrics.")
+        parser.add_argument("--replicas", type=Replicas | None, help="How many replicas train it; null: one model.")
         parser.link_arguments("experts", "model.experts")
         parser.link_arguments("data.outputs", "model.outputs", apply_on="instantiate")
 

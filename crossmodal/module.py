@@ -109,15 +109,8 @@ class CrossModalModule(LightningModule):
         check_heads(heads, outputs)
         check_numbers(warmup=warmup, encode_batch_size=encode_batch_size, encode_workers=encode_workers)
         self.joined = joined or {}
-        self.model = build_model(
-            experts,
-            outputs,
-            fusion=fusion if heads else None,
-            heads=heads,
-            joined=self.joined,
-            meta_learner=meta_learner,
-            selector=selector,
-        )
+        parts: dict[str, Any] = {"joined": self.joined, "meta_learner": meta_learner, "selector": selector}
+        self.model = build_model(experts, outputs, fusion=fusion if heads else None, heads=heads, **parts)
         self.balancing = build_balancing(self.model, outputs, heads, balance)
         self.alignments = build_alignments(self.model, alignments or ())
         self.objective = objective or TaskObjective()
@@ -196,10 +189,10 @@ class CrossModalModule(LightningModule):
         if isinstance(data, PairedDataModule):
             learn_statistics(data, self.experts, batch_size=self.encode_batch_size, workers=self.encode_workers)
 
-    def training_step(self, batch: PairedBatch, batch_idx: int) -> Tensor | None:
-        """Return the loss; every term is logged by its name. None of its rows may be left, or have the newcomer."""
+    def training_terms(self, batch: PairedBatch) -> dict[str, Tensor]:
+        """Return the named terms of the loss; none where there is nothing to learn, such as no row or no newcomer."""
         if not len(batch) or (self.model.newcomer is not None and self.model.newcomer not in batch.inputs):
-            return None
+            return {}
         tokens, batch, choice = self.model.observe(batch)
         learned = not_held_out(batch)
         if self.model.mixture is None:
@@ -208,8 +201,11 @@ class CrossModalModule(LightningModule):
             terms = learn(self.model, self.objective, tokens, batch, choice)
             refuse_untargeted(terms, dict(self.heads), batch.ids)
             terms |= self._further_terms(tokens, learned)
-        terms = self.balancing.learn(self.model, self.objective, tokens, learned, terms)
-        if not terms:
+        return self.balancing.learn(self.model, self.objective, tokens, learned, terms)
+
+    def training_step(self, batch: PairedBatch, batch_idx: int) -> Tensor | None:
+        """Return the loss; every term is logged by its name."""
+        if not (terms := self.training_terms(batch)):
             return None
         loss = torch.stack(list(terms.values())).sum()
         if self._is_logged or loss.device.type == "cpu":  # looking at every loss would make a GPU wait
@@ -296,10 +292,14 @@ class CrossModalModule(LightningModule):
         self.balancing.refuse(
             accumulates=accumulates(self.trainer), precision=precision, devices=self.trainer.world_size
         )
-        optimizer = with_scaled_rates(self._make_optimizer(parameter_groups(self)))
+        optimizer = self.make_optimizer()
         if self.trainer.gradient_clip_val:
             refuse_to_clip(optimizer, precision)
         return scheduled(optimizer, self.trainer.estimated_stepping_batches, warmup=self.warmup)
+
+    def make_optimizer(self) -> Optimizer:
+        """Return a new one of what trains."""
+        return with_scaled_rates(self._make_optimizer(parameter_groups(self)))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave frozen weights out: the configuration says where they are, the fingerprint which they are."""

@@ -24,15 +24,16 @@ from crossmodal.signatures import Annotation, Module, Signature, nearest, read_m
 MODEL = "crossmodal.module.CrossModalModule"
 TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
 LINKED = ("experts", "outputs")  # arguments of the model that other groups give
-OWN_KEYS = ("experts", "data", "model", "trainer", "seed_everything", "name", "runs", "track", "observe")
+REPLICAS = "crossmodal.replicas.plan.Replicas"
+OWN_KEYS = ("experts", "data", "model", "trainer", "seed_everything", "name", "runs", "track", "observe", "replicas")
 SEEDS = 2**32  # as numpy takes them
 # types that nothing in a YAML file is
 NEVER_IN_YAML = {"Tensor"}
 Verdict = Literal["right", "wrong", "unknown"]
 
 
-def check(subcommand: str, arguments: list[str]) -> None:
-    """Check a subcommand's arguments.
+def check(subcommand: str, arguments: list[str]) -> dict[str, Any]:
+    """Check a subcommand's arguments; return the configuration that they give.
 
     Raises:
         UsageError: Something is certainly wrong; the message names the key and the file.
@@ -47,6 +48,7 @@ def check(subcommand: str, arguments: list[str]) -> None:
         checker.check_output()
         if not any(key == "print_config" for key, _ in options):
             checker.check_checkpoint(Path(str(files[-1])).stem if files else "experiment")
+    return config
 
 
 class _Checker:
@@ -76,6 +78,8 @@ class _Checker:
                 self.check_group(read_signature(MODEL), value, key, LINKED)
             elif key == "trainer":
                 self.check_group(read_signature(TRAINER), value, key)
+            elif key == "replicas" and value is not None:
+                self.check_group(read_signature(REPLICAS), value, key)
             elif key in self.method:
                 self.check_value(self.method[key], value, key)
 

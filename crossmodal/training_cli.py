@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -30,6 +31,7 @@ from crossmodal.console import EpochBar, EpochLines, is_terminal, print_figures,
 from crossmodal.environment import environment
 from crossmodal.errors import TRACEBACK, place_in_own_code, refuse, say_how_to_go_on
 from crossmodal.experiment_cli import MISTAKES, ExperimentCLI
+from crossmodal.media import MediaLog
 from crossmodal.observers import observers
 from crossmodal.output import is_quiet, say
 from crossmodal.predictions import predict
@@ -41,6 +43,7 @@ class TrainingCLI(ExperimentCLI):
     """An experiment with its trainer and its run."""
 
     begun: ClassVar[Path | None] = None  # a run to go on with; an interrupt leaves no instance to ask
+    more_observers: ClassVar[Sequence[Callable[[MediaLog], Callback]]] = ()
 
     def __init__(self) -> None:
         self.run_folder: RunFolder | None = None
@@ -157,7 +160,7 @@ class TrainingCLI(ExperimentCLI):
             if settings.enable_checkpointing is not False and not any(map(keeps_newest, callbacks)):
                 own.append(ModelCheckpoint(filename="last", enable_version_counter=False))
             if self.settings.observe:
-                own += observers(self.run_folder.path, first_step=self._checkpoint_step)
+                own += observers(self.run_folder.path, first_step=self._checkpoint_step, more=self.more_observers)
             kwargs["logger"] = loggers(
                 _as_list(settings.logger),
                 self.run_folder,
@@ -210,12 +213,8 @@ class TrainingCLI(ExperimentCLI):
         if self.is_trial or self.run_folder is None:
             return
         seconds = clock.state_dict()
-        monitored = [
-            callback.best_model_path
-            for callback in self.trainer.checkpoint_callbacks
-            if isinstance(callback, ModelCheckpoint) and callback.monitor
-        ]
-        best = next(filter(None, monitored), None)
+        kept = [one for one in self.trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.monitor]
+        best = next((one.best_model_path for one in kept if one.best_model_path), None)
         figures: dict[str, Any] = {"epoch": self.trainer.current_epoch, "step": self.trainer.global_step}
         for split in ("val", "test"):
             try:

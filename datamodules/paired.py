@@ -17,6 +17,7 @@ import numpy as np
 from lightning_utilities.core.rank_zero import rank_zero_info
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader
 
 from datamodules.batch import ABSENT
 from datamodules.combined import bases, with_combined
@@ -38,6 +39,7 @@ class _State:
     dropout: dict[str, float] = field(default_factory=dict)
     train_loader: ResumableLoader | None = None
     resumed: dict[str, int] | None = None
+    round: tuple[range] | None = None
 
 
 class PairedDataModule(LightningDataModule, ABC):
@@ -189,10 +191,19 @@ class PairedDataModule(LightningDataModule, ABC):
     def dataloader(self, split: Split) -> ResumableLoader | None:
         """Return a split's loader; only `train` is shuffled."""
         rows = self.rows(split)
-        if rows is None:
-            return None
+        return None if rows is None else self.loader(rows, split)
+
+    def loader(self, rows: PairedRows, split: Split, *, part: int | None = None) -> ResumableLoader:
+        """Return a loader of rows, over the same sources as a split's; those of `train` are shuffled.
+
+        Args:
+            rows: Those of the split, or some of them.
+            split: Whose readers read them.
+            part: Of the split that they are, such as the number of a node, whose order is its own.
+        """
         # another `seed_everything` gives another order, but the same rows to validate on
-        seed = zlib.crc32(f"{self.seed} {os.environ.get('PL_GLOBAL_SEED', 0)}".encode())
+        seeds = [self.seed, os.environ.get("PL_GLOBAL_SEED", 0), *([] if part is None else [part])]
+        seed = zlib.crc32(" ".join(map(str, seeds)).encode())
         batches = EpochBatches(
             len(rows),
             batch_size=self.batch_size,
@@ -212,8 +223,15 @@ class PairedDataModule(LightningDataModule, ABC):
 
         return ResumableLoader(dataset, batches, num_workers=self.num_workers, leave_out=leave_out)
 
-    def train_dataloader(self) -> ResumableLoader:
+    def train_in_rounds(self) -> None:
+        """Let training have one batch an epoch, the numbers of all rows: who trains reads them by `loader`."""
+        rows = self.rows("train")
+        self._paired.round = None if rows is None else (range(len(rows)),)
+
+    def train_dataloader(self) -> ResumableLoader | DataLoader[range]:
         """Return the training split, shuffled; after a checkpoint was loaded, from its next batch on."""
+        if self._paired.round is not None:
+            return DataLoader(self._paired.round, batch_size=None)  # type: ignore[arg-type]
         loader = self._required("train")
         if self._paired.resumed is not None:
             loader.load_state_dict(self._paired.resumed)

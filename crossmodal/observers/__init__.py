@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pytorch_lightning import Callback
@@ -12,12 +13,13 @@ from crossmodal.observers.closely import LookClosely
 from crossmodal.observers.pace import Pace
 
 
-def observers(run: Path, *, first_step: int) -> list[Callback]:
+def observers(run: Path, *, first_step: int, more: Iterable[Callable[[MediaLog], Callback]] = ()) -> list[Callback]:
     """Return those that every run has.
 
     Args:
         run: Its folder.
         first_step: Of what is written from here on.
+        more: Make further ones, of where pictures go.
     """
     media = MediaLog(run, first_step=first_step)
-    return [Pace(), AnswersInWhole(media), LookClosely(media)]
+    return [Pace(), AnswersInWhole(media), LookClosely(media), *(make(media) for make in more)]

@@ -6,6 +6,7 @@ Legend: P numbers of an entry.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -99,6 +100,39 @@ def to_eight_bits(entry: Tensor, generator: torch.Generator | None = None) -> Qu
 
 
 Compressed = Sparse | Quantized | Tensor
+
+
+class Compressor(ABC):
+    """Makes what a replica sends smaller, as a configuration says it."""
+
+    @abstractmethod
+    def __call__(self, entry: Tensor) -> Sparse | Quantized:
+        """Return what is sent of an entry."""
+
+
+class TopK(Compressor):
+    """Sends the largest numbers alone.
+
+    Args:
+        share: Of an entry's numbers, above 0, at most 1.
+    """
+
+    def __init__(self, share: float = 0.01) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, not {share}")
+        self.share = share
+
+    def __call__(self, entry: Tensor) -> Sparse:
+        """Return them."""
+        return top_k(entry, self.share)
+
+
+class EightBits(Compressor):
+    """Sends eight bits of each number."""
+
+    def __call__(self, entry: Tensor) -> Quantized:
+        """Return them."""
+        return to_eight_bits(entry)
 
 
 def compress(

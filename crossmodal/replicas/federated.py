@@ -1,0 +1,101 @@
+"""Federated learning: a server sends its model to nodes, which train it, and merges what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from crossmodal.replicas.aggregation import State
+from crossmodal.replicas.engine import Engine, Job, Told, Update
+from crossmodal.replicas.merging import Adopt, Mean, Merge, Server
+from crossmodal.replicas.method import Method, figures_of
+from crossmodal.replicas.privacy import Privacy
+
+
+class Federated(Method):
+    """A server merges what replicas have learned: FedAvg, and with other arguments FedProx, FedAdam, DiLoCo, Krum, ...
+
+    Args:
+        merge: How one state is made of many; by default the mean by rows (FedAvg).
+        server: What is made of that; by default it is taken as it is.
+        share: Of the nodes, drawn each round, that train.
+        proximal: How much nodes are kept near the state that they were given (FedProx, Li et al. 2020).
+        privacy: Bounds what a node's rows can change, and adds noise.
+    """
+
+    takes_changes = True
+
+    def __init__(
+        self,
+        merge: Merge | None = None,
+        server: Server | None = None,
+        share: float = 1.0,
+        proximal: float = 0.0,
+        privacy: Privacy | None = None,
+    ) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share: of the nodes that train in a round, above 0 and at most 1, not {share}")
+        if proximal < 0:
+            raise ValueError(f"proximal: at least 0, not {proximal}")
+        if privacy is not None and merge is not None and not (isinstance(merge, Mean) and not merge.by_rows):
+            raise ValueError(
+                "privacy: is reckoned for a mean in which all nodes count the same: merge Mean, by_rows false"
+            )
+        self.merge = merge or Mean(by_rows=privacy is None)
+        self.server = server or Adopt()
+        self.share = share
+        self.proximal = proximal
+        self.privacy = privacy
+        self._state: State = {}
+        self._nodes = 0
+        self._seed = 0
+
+    def begin(self, state: State, nodes: int, *, seed: int) -> None:
+        """Begin with a state."""
+        self._state, self._nodes, self._seed = state, nodes, seed
+
+    @property
+    def state(self) -> State:
+        """The server's."""
+        return self._state
+
+    def round(self, engine: Engine, number: int) -> Told:
+        """Let some nodes train, and merge."""
+        draw = np.random.default_rng([self._seed, number])
+        chosen = self._chosen(draw)
+        clip = None if self.privacy is None else self.privacy.clip
+        jobs = [Job(node, self._state, number, proximal=self.proximal, clip=clip) for node in chosen]
+        updates = engine.train(jobs)
+        figures = figures_of(updates, [job.state for job in jobs])
+        merged = self._merged(updates, draw) if updates else {}
+        if merged:
+            self._state = self.server(self._state, merged)
+        if self.privacy is not None:
+            figures["train/epsilon"] = self.privacy.epsilon(rounds=number + 1, share=self.share)
+        return Told(figures, path=[one.node for one in updates])
+
+    def _chosen(self, draw: np.random.Generator) -> list[int]:
+        if self.privacy is not None:  # each by itself, as the reckoning has it; perhaps none
+            return np.flatnonzero(draw.random(self._nodes) < self.share).tolist()
+        count = max(1, round(self.share * self._nodes))
+        return sorted(draw.choice(self._nodes, count, replace=False).tolist())
+
+    def _merged(self, updates: list[Update], draw: np.random.Generator) -> dict[str, Tensor]:
+        states: list[State] = [one.state for one in updates]
+        if self.privacy is None:
+            return self.merge(states, [float(one.rows) for one in updates])
+        return self.privacy.noisy_mean(
+            self._state, states, wanted=self.share * self._nodes, seed=int(draw.integers(2**63))
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the global state, and what the server keeps."""
+        return {"state": dict(self._state), "server": self.server.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._state = state_dict["state"]
+        self.server.load_state_dict(state_dict["server"])

@@ -1,0 +1,85 @@
+"""All nodes in this process, one after the other, with one model: what differs between them is what they learned.
+
+Other models would take as much memory each; on a CPU they are no quicker together (see `scripts/bench_replicas.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from crossmodal.module import CrossModalModule
+from crossmodal.replicas.aggregation import State
+from crossmodal.replicas.compression import Compressor
+from crossmodal.replicas.engine import Job, Update
+from crossmodal.replicas.node import LocalTraining, Memory, load_sent, train_at
+from datamodules.loading import ResumableLoader
+
+
+class LocalEngine:
+    """Lets nodes train in turn.
+
+    Args:
+        module: On its device; it is changed.
+        loaders: Of each node's rows.
+        how: Nodes train.
+        compressor: Of what they send.
+        tell: Called with the number of jobs that are done, and of all.
+    """
+
+    def __init__(
+        self,
+        module: CrossModalModule,
+        loaders: Sequence[ResumableLoader],
+        how: LocalTraining,
+        *,
+        compressor: Compressor | None = None,
+        tell: Callable[[int, int], None] = lambda done, of: None,
+    ) -> None:
+        self.nodes = len(loaders)
+        self._module = module
+        self._loaders = loaders
+        self._how = how
+        self._compressor = compressor
+        self._memories = [Memory() for _ in loaders]
+        self._tell = tell
+
+    def train(self, jobs: Sequence[Job]) -> list[Update]:
+        """Train, in turn."""
+        done = []
+        for number, job in enumerate(jobs):
+            memory = self._memories[job.node]
+            done.append(
+                train_at(self._module, self._loaders[job.node], job, self._how, memory, self._compressor),
+            )
+            self._tell(number + 1, len(jobs))
+        return done
+
+    def score(self, states: Sequence[tuple[int, State]]) -> list[float]:
+        """Return the mean loss of each."""
+        return [self._score(node, state) for node, state in states]
+
+    def _score(self, node: int, state: State) -> float:
+        module, loader = self._module, self._loaders[node]
+        load_sent(module, state)
+        module.eval()
+        losses, rows = 0.0, 0
+        loader.sampler.set_epoch(0)
+        with torch.inference_mode(), self._how.context():
+            for batch in loader:
+                there = batch.to(module.device)
+                terms = module.objective(dict(module.heads), module(there), there.targets)
+                if terms:
+                    losses += float(torch.stack(list(terms.values())).sum()) * len(there)
+                    rows += len(there)
+        return losses / rows if rows else float("nan")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what nodes keep between rounds."""
+        return {"left": [memory.left for memory in self._memories]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._memories = [Memory(dict(left)) for left in state_dict["left"]]

@@ -1,0 +1,183 @@
+"""What a node does in a round: it trains the model that it was given, with its own rows."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossmodal.module import CrossModalModule
+from crossmodal.objectives import refuse_infinite
+from crossmodal.optimization import WarmupCosine
+from crossmodal.replicas.aggregation import State
+from crossmodal.replicas.compression import Compressor, compress, decompress, num_bytes
+from crossmodal.replicas.engine import Job, Update
+from crossmodal.replicas.server import proximal_term
+from datamodules.loading import ResumableLoader
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How a node trains in a round.
+
+    Args:
+        epochs: Over its rows.
+        rounds: In all: the learning rate falls over them as over a whole training, or else stays as it is.
+        clip_norm: Of gradients; None for none.
+        steps: In a round at most; None for all.
+        seed: Of what is drawn, together with node and round.
+        context: Of forward passes, such as that of a precision.
+    """
+
+    epochs: int = 1
+    rounds: int | None = None
+    clip_norm: float | None = None
+    steps: int | None = None
+    seed: int = 0
+    context: Callable[[], Any] = torch.enable_grad
+
+
+@dataclass
+class Memory:
+    """What a node keeps between rounds.
+
+    Args:
+        left: What compression has left of its changes.
+    """
+
+    left: dict[str, Tensor] = field(default_factory=dict)
+
+
+def sent_names(module: nn.Module) -> list[str]:
+    """Return the entries of a module's state that replicas send: what trains, and the buffers of such layers."""
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    parameters = {name for name, _ in module.named_parameters()}
+    layers = {name.rpartition(".")[0] for name in trained}
+    return [
+        name
+        for name in module.state_dict()
+        if name in trained or (name not in parameters and name.rpartition(".")[0] in layers)
+    ]
+
+
+def sent_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of what replicas send."""
+    state = module.state_dict()
+    return {name: state[name].detach().clone() for name in sent_names(module)}
+
+
+def load_sent(module: nn.Module, state: State) -> None:
+    """Give a module what replicas send, in place."""
+    there = module.state_dict()
+    with torch.no_grad():
+        for name, value in state.items():
+            there[name].copy_(value)
+
+
+def train_at(
+    module: CrossModalModule,
+    loader: ResumableLoader,
+    job: Job,
+    how: LocalTraining,
+    memory: Memory,
+    compressor: Compressor | None = None,
+) -> Update:
+    """Do a job.
+
+    The result depends on nothing but the job, the rows, how to train and what the node keeps: not on what this process
+    has done before.
+
+    Args:
+        module: Any that the state fits; it is changed.
+        loader: Of the node's rows.
+        job: To do.
+        how: To train.
+        memory: Of the node; it is changed.
+        compressor: Of what is sent.
+
+    Raises:
+        ValueError: The loss is no longer finite.
+    """
+    load_sent(module, job.state)
+    optimizer = module.make_optimizer()
+    reached: set[str] = set()
+    losses, rows = torch.zeros((), device=module.device), 0
+    steps = how.epochs * len(loader)
+    rate = WarmupCosine(steps * how.rounds, warmup=module.warmup) if how.rounds else None
+    base = [group["lr"] for group in optimizer.param_groups]
+    devices = [module.device] if module.device.type == "cuda" else []
+    module.train()
+    with torch.random.fork_rng(devices), torch.enable_grad():
+        torch.manual_seed(zlib.crc32(f"{how.seed} {job.node} {job.round}".encode()))
+        for step, (epoch, batch) in enumerate(islice(_batches(loader, how.epochs, job.round), how.steps)):
+            batch = batch.to(module.device)
+            for group, lr in zip(optimizer.param_groups, base, strict=True):
+                group["lr"] = lr * (1.0 if rate is None else rate(job.round * steps + step))
+            with how.context():
+                terms = module.training_terms(batch)
+            if not terms:
+                continue
+            refuse_infinite(terms, step, batch.ids)
+            loss = torch.stack(list(terms.values())).sum()
+            total = loss + _proximal(module, job) if job.proximal else loss
+            total.backward()  # type: ignore[no-untyped-call]
+            module.balancing.after_backward(job.round * how.epochs + epoch)
+            reached |= {name for name, one in module.named_parameters() if one.grad is not None}
+            if how.clip_norm:
+                nn.utils.clip_grad_norm_(module.parameters(), how.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            losses += loss.detach() * len(batch)
+            rows += len(batch)
+    layers = {name.rpartition(".")[0] for name in reached}
+    state = module.state_dict()
+    trained = {
+        name: state[name].detach().clone()
+        for name in sent_names(module)
+        if name in reached or (name.rpartition(".")[0] in layers and name not in dict(module.named_parameters()))
+    }
+    sent, size = _send(trained, job, memory, compressor)
+    return Update(job.node, sent, len(loader.dataset), float(losses) / rows if rows else float("nan"), size)
+
+
+def _batches(loader: ResumableLoader, epochs: int, round_: int) -> Iterable[tuple[int, Any]]:
+    for epoch in range(epochs):
+        loader.sampler.set_epoch(round_ * epochs + epoch)
+        for batch in loader:
+            yield epoch, batch
+
+
+def _proximal(module: CrossModalModule, job: Job) -> Tensor:
+    training = {name: one for name, one in module.named_parameters() if one.requires_grad}
+    began = {name: job.state[name].to(module.device) for name in training if name in job.state}
+    return proximal_term(training, began, job.proximal)
+
+
+def _send(
+    trained: dict[str, Tensor], job: Job, memory: Memory, compressor: Compressor | None
+) -> tuple[dict[str, Tensor], int]:
+    """Return what arrives of what was trained, and of how many bytes it is."""
+    if job.clip is None and compressor is None:
+        return trained, num_bytes(trained)
+    change = {name: value - job.state[name].to(value.device) for name, value in trained.items()}
+    if job.clip is not None:
+        change = clipped(change, job.clip)
+    if compressor is None:
+        size = num_bytes(change)
+    else:
+        small, memory.left = compress(change, memory.left, compressor)
+        size, change = num_bytes(small), decompress(small)
+    return {name: job.state[name].to(value.device) + value for name, value in change.items()}, size
+
+
+def clipped(change: Mapping[str, Tensor], norm: float) -> dict[str, Tensor]:
+    """Return a change that is no further than a norm, over all its floating-point entries."""
+    squares = [value.double().square().sum() for value in change.values() if value.is_floating_point()]
+    length = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    scale = min(1.0, norm / length) if length > 0 else 1.0
+    return {name: value * scale if value.is_floating_point() else value for name, value in change.items()}
