@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,15 +16,16 @@ from crossmodal.errors import without_checkpoint
 PACKAGES = ("crossmodal", "torch", "pytorch-lightning", "timm", "transformers", "torchaudio", "numpy")
 
 
-def environment() -> dict[str, Any]:
+def environment(*, begins: bool) -> dict[str, Any]:
     """Return it, as JSON.
 
     The command is the one that begins the run, without the checkpoint of its own that it went on from. The commit is
     that of the repository that the command runs in, if it is one, with `+` where files differ from it.
+
+    Args:
+        begins: The run, perhaps with the weights of another; else it goes on from a checkpoint of its own.
     """
-    arguments, checkpoint = without_checkpoint(sys.argv[1:])
-    if checkpoint is not None and Path(checkpoint).is_file():  # of another run, perhaps
-        arguments = sys.argv[1:]
+    arguments = sys.argv[1:] if begins else without_checkpoint(sys.argv[1:])[0]
     found: dict[str, Any] = {
         "command": shlex.join(["crossmodal", *arguments]),
         "commit": _commit(),

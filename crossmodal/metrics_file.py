@@ -59,7 +59,7 @@ class MetricsFile:
                 is_same = (told.st_dev, told.st_ino) == self._file and told.st_size >= self._offset
                 is_same = is_same and file.readline() == self._header  # an inode may be given to another file
                 if not is_same:
-                    self.rows, self._header, self._offset = [], b"", 0
+                    self.rows, self.not_finite, self._header, self._offset = [], {}, b"", 0
                     self._file = (told.st_dev, told.st_ino)
                 file.seek(self._offset)
                 content = file.read()

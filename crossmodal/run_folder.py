@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from crossmodal.whole_files import known, write_json
+from crossmodal.whole_files import write_json
 
 # of a trained model: a run's folder, or one of its checkpoints; checked by `check_trained_run`
 TrainedRun = str
@@ -76,7 +76,7 @@ class RunFolder:
 
     def write(self, file_name: str, figures: dict[str, Any]) -> Path:
         """Write figures as JSON, whole or not at all; null for what is not finite."""
-        write_json(self.path / file_name, known(figures))
+        write_json(self.path / file_name, figures)
         return self.path / file_name
 
     def begin_with(self, checkpoint: Path) -> None:

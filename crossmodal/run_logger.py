@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from crossmodal.run_folder import RunFolder
 from crossmodal.whole_files import temporary_name
 
 FLUSH_SECONDS = 1.0
+LINE_BREAKS = re.compile(r"[\r\n]+")
 
 
 class RunLogger(CSVLogger):
@@ -32,7 +34,9 @@ class RunLogger(CSVLogger):
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         """Write figures within a second, or at the next of them: who follows the run reads the file."""
-        super().log_metrics(metrics, step)
+        # a class's name may have several lines
+        in_a_line = {LINE_BREAKS.sub(" ", name): value for name, value in metrics.items()}
+        super().log_metrics(in_a_line, step)
         if time.monotonic() - self._written >= FLUSH_SECONDS:
             self.save()
 

@@ -16,13 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from crossmodal.arguments import COMMAND_LINE, configuration, flattened
+from crossmodal.arguments import configuration, flattened
 from crossmodal.arguments import read_options as read_keys
 from crossmodal.errors import UsageError, refuse
 from crossmodal.output import is_quiet, say, tell
-from crossmodal.preflight import check
 from crossmodal.run_folder import RunFolder
-from crossmodal.sweep.experiment import begin, completed, own_values, warm_up
+from crossmodal.sweep.experiment import begin, check_values, completed, own_values, warm_up
 from crossmodal.sweep.reading import read_search
 from crossmodal.sweep.search import GOALS, METHODS, TRIALS, Interval, Search, flags, short_names, written
 from crossmodal.sweep.trial import Outcome, TrialInterruptedError, processes, train
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from crossmodal.sweep.study import Study
 
+STOPPED = "stopped"  # of a trial, whatever becomes of this process
 FAILURES = 3  # of the first trials, after which it ends: something is wrong with all
 HELP = """\
 usage: crossmodal sweep --config FILE [--n N] [--search FILE|KEY=VALUES ...] [--KEY VALUE ...]
@@ -176,12 +176,7 @@ def _sweep(options: Options, arguments: list[str]) -> int:
         raise UsageError(f"{key}: a grid of {_in_words(search.parameters[key])} wants steps, as LOW..HIGH:STEP")
     wanted = options.trials or search.trials or (size if search.method == "grid" else None) or TRIALS
     trials = wanted if size is None else min(wanted, size)
-    for key, one in search.parameters.items():
-        for value in one.examples():
-            try:
-                check("fit", [*arguments, *flags({**search.fixed, key: value})])
-            except UsageError as error:
-                raise UsageError(str(error).replace(COMMAND_LINE, "--search", 1)) from None
+    check_values(search, arguments)
     files = [Path(str(value)) for key, value in keys if key in ("config", "c")]
     # as the parser reads them: what YAML takes for a number is a text
     given = {**config, **{key: value for key, value in keys if value is not None}}
@@ -245,20 +240,25 @@ def _train(study: Study, trial: Trial, plan: Plan) -> None:
         _show(f"trial {trial.number}, {search.metric} {value:.4f} after epoch {epoch}")
         if epoch not in told:  # before it was killed
             trial.report(value, epoch)
-        return trial.should_prune()
+        if trial.should_prune():  # asked again, a rule that counts who was asked says no
+            trial.set_user_attr(STOPPED, True)
+            return True
+        return False
 
     _show(f"trial {trial.number} of 0 to {plan.trials - 1} begins")
     began = time.perf_counter()
     own = ["--name", plan.name, "--runs", str(plan.runs), "--ckpt_path", str(run.path)]
     try:
-        outcome = train(
-            ["fit", *plan.arguments, *flags(settings), *own],
-            run,
-            str(search.metric),
-            context=plan.context,
-            group=plan.name,
-            should_stop=should_stop,
-        )
+        outcome = Outcome("pruned")
+        if not trial.user_attrs.get(STOPPED):  # else it was killed while the trial was being saved
+            outcome = train(
+                ["fit", *plan.arguments, *flags(settings), *own],
+                run,
+                str(search.metric),
+                context=plan.context,
+                group=plan.name,
+                should_stop=should_stop,
+            )
     except UsageError as error:
         if not _ended(study):
             raise
@@ -281,8 +281,8 @@ def _tell_best(study: Study, search: Search, path: Path) -> int:
     if is_quiet():
         tell({str(search.metric): best.value, "trial": best.number, **settings}, {"run": run.path, "trials": path})
         return 0
-    if others := [str(one.number) for one in study.trials if not one.state.is_finished()]:
-        print(f"trained by another process still: trial {', '.join(others)}")
+    if others := study.trained_elsewhere():
+        print(f"trained by another process still: trial {', '.join(map(str, others))}")
     print(f"best: trial {best.number}  {_result(best, search)}  {_settings(settings, search)}")
     for key, share in study.importance().items():
         print(f"  {share:5.0%}  {key}")

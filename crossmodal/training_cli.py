@@ -161,13 +161,14 @@ class TrainingCLI(ExperimentCLI):
                 own.append(ModelCheckpoint(filename="last", enable_version_counter=False))
             if self.settings.observe:
                 own += observers(self.run_folder.path, first_step=self._checkpoint_step, more=self.more_observers)
+            begins = self._new_folder is not None
             kwargs["logger"] = loggers(
                 _as_list(settings.logger),
                 self.run_folder,
                 name=self.settings.name,
                 first_step=self._checkpoint_step,
                 track=self.settings.track,
-                about={**yaml.safe_load(self._dumped()), "environment": environment()},
+                about={**yaml.safe_load(self._dumped()), "environment": environment(begins=begins)},
             )
         else:
             callbacks = [one for one in callbacks if not isinstance(one, ModelCheckpoint)]
@@ -264,7 +265,7 @@ class TrainingCLI(ExperimentCLI):
         self._parser(self.subcommand).save(
             config, str(self.run_folder.config), skip_none=False, overwrite=True, multifile=False
         )
-        self.run_folder.write("environment.json", environment())
+        self.run_folder.write("environment.json", environment(begins=self._new_folder is not None))
 
     def validate(self, **kwargs: Any) -> None:
         """Measure a checkpoint on the validation split."""

@@ -20,10 +20,10 @@ def temporary_name(folder: Path) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file whole or not at all; null for what is not finite."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path.parent)
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    temporary.write_text(json.dumps(known(value), indent=2, sort_keys=True) + "\n")
     temporary.replace(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
@@ -24,6 +25,7 @@ from crossmodal.report.plots import CONFIG, SCHEMA, Plot, diagonal, heat_map
 
 MOST_MEDIA = 8  # of a name and run, the newest
 # what a file that is gone, damaged or of another release may lead to
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # where trackio's store lies: it is tried again
 FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, csv.Error)
 
 
@@ -44,6 +46,7 @@ class Mirror:
         self._media: dict[Path, set[tuple[str, int]]] = {}
         self._waiting: dict[Path, FoundRun] = {}  # for their media to be brought
         self._titles: dict[Path, str] = {}
+        self._stale: set[Path] = set()  # to be taken back
 
     def update(self) -> Iterator[FoundRun]:
         """Bring what has changed over, the newest runs first, media last; yield each run, and again for each medium.
@@ -58,16 +61,15 @@ class Mirror:
                 try:
                     self._bring_figures(run)
                 except FAULTS as error:
+                    if isinstance(error, OSError):  # of trackio's store: it is tried again
+                        raise
                     self._tell(run, [f"metrics.csv cannot be read: {error}"])
                 self._seen[path] = state
                 self._waiting[path] = run
                 yield run
         for path, run in list(self._waiting.items()):
-            try:
-                for _ in self._bring_media(run):
-                    yield run
-            except FAULTS as error:
-                self._tell(run, [f"media.jsonl cannot be shown: {error}"])
+            for _ in self._bring_media(run):
+                yield run
             del self._waiting[path]
         for path in self._seen.keys() - {path for _, path in there}:  # it was deleted
             self._forget(path)
@@ -76,17 +78,20 @@ class Mirror:
     def _forget(self, path: Path) -> None:
         """Take a run back; figures and media that are there are brought anew."""
         name = str(path.relative_to(self.runs))
-        SQLiteStorage.delete_run(self.project, self._titles.pop(path, name), run_id=name)
+        SQLiteStorage.delete_run(self.project, self._titles.get(path, name), run_id=name)
+        self._stale.discard(path)  # now that it is gone: the store may be locked
+        self._titles.pop(path, None)
         self._figures.pop(path, None)
         self._brought.pop(path, None)
         self._media.pop(path, None)
         self._waiting.pop(path, None)
 
     def _bring_figures(self, run: FoundRun) -> None:
-        if self._titles.get(run.path, run.title) != run.title:  # it was damaged, or is no more
-            self._forget(run.path)
         figures = self._figures.setdefault(run.path, MetricsFile(run.path / "metrics.csv"))
         if figures.read() is None:  # it went on from a checkpoint, and wrote rows again
+            self._stale.add(run.path)
+        # or it was damaged, or is no more
+        if run.path in self._stale or self._titles.get(run.path, run.title) != run.title:
             self._forget(run.path)
             self._figures[run.path] = figures
         self._titles[run.path] = run.title
@@ -121,8 +126,12 @@ class Mirror:
 
     def _bring_media(self, run: FoundRun) -> Iterator[None]:
         by_name: dict[str, list[dict[str, Any]]] = {}
-        for line in read_media(run.path):
-            by_name.setdefault(line["name"], []).append(line)
+        try:
+            for line in read_media(run.path):
+                by_name.setdefault(line["name"], []).append(line)
+        except FAULTS as error:
+            self._tell(run, [f"media.jsonl cannot be shown: {error}"])
+            return
         known = self._media.setdefault(run.path, set())
         for name, lines in by_name.items():
             for line in lines[-MOST_MEDIA:]:
@@ -136,6 +145,8 @@ class Mirror:
         try:
             shown = self._shown(run, line)
         except FAULTS as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
             shown = {f"{name} cannot be shown": f"{type(error).__name__}: {error}"}
         SQLiteStorage.bulk_log(
             self.project, run.title, [shown], steps=[step], log_ids=[f"{run.name}:{name}:{step}"], run_id=run.name

@@ -15,6 +15,7 @@ from typing import Any
 
 from crossmodal.arguments import flattened, read_yaml
 from crossmodal.errors import UsageError
+from crossmodal.sweep.search import CLAIM
 
 LEFT_OUT = {"features", "media", "checkpoints", "wandb", "gates"}
 DEPTH = 5  # of folders in folders
@@ -70,7 +71,7 @@ def _folders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _has_begun(path: Path) -> bool:
-    return not (path / "trial.lock").exists() or (path / "config.yaml").exists()
+    return not (path / CLAIM).exists() or any((path / name).exists() for name in ("config.yaml", "metrics.csv"))
 
 
 def _changed(path: Path) -> float:

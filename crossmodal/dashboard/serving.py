@@ -122,7 +122,9 @@ def serve(runs: Path, listening: socket.socket, *, token: str | None, told: Call
     spawn = multiprocessing.get_context("spawn")  # so that it is this process that is its parent
     ends = spawn.Event()
     bringing = spawn.Process(target=bring, args=(runs, ends, os.getpid()), daemon=True)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which it inherits, and keeps while it imports
     bringing.start()
+    signal.signal(signal.SIGINT, before)
     page = Guard(app, token, port=listening.getsockname()[1])
     try:
         _Server(uvicorn.Config(page, log_level="warning"), told, bringing.is_alive).run(sockets=[listening])

@@ -90,7 +90,8 @@ class Record:
         about = self.environment
         rows = [["seed", str(self.config.get("seed_everything"))]]
         for key in ("commit", "command", "python", "platform", "accelerator", "threads"):
-            if about.get(key) is not None:
+            # a trial's would put a run among the trials
+            if about.get(key) is not None and not (key == "command" and _is_trial(self.run)):
                 rows.append([key, str(about[key])])
         rows += [[name, str(version)] for name, version in dict(about.get("versions") or {}).items() if version]
         if not about:
@@ -161,9 +162,12 @@ def repeating(run: RunFolder, name: object) -> str:
         run: Its folder.
         name: Its experiment's; a sweep's trial is repeated outside of the sweep, whose folder has trials alone.
     """
-    is_trial = (run.path.parent / BEGUN).is_file()
-    named = ["--name", str(name).removesuffix("/sweep")] if is_trial else []
+    named = ["--name", str(name).removesuffix("/sweep")] if _is_trial(run) else []
     return shlex.join(["crossmodal", "fit", "--config", str(run.config), *named])
+
+
+def _is_trial(run: RunFolder) -> bool:
+    return (run.path.parent / BEGUN).is_file()
 
 
 def settings_that_differ(records: Mapping[str, Record]) -> Table | None:

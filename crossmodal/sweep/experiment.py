@@ -5,16 +5,17 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crossmodal.arguments import flattened
+from crossmodal.arguments import COMMAND_LINE, flattened
 from crossmodal.errors import UsageError
-from crossmodal.sweep.search import BEGUN, Choice, Interval, Search, scalar, written
-from crossmodal.whole_files import write_json
+from crossmodal.preflight import check
+from crossmodal.sweep.search import BEGUN, Choice, Interval, Search, flags, scalar, written
+from crossmodal.whole_files import known, write_json
 
 LOCK = "sweep.lock"
 # keys that name and show runs, and change no figure
@@ -54,7 +55,8 @@ def completed(search: Search, config: Mapping[str, Any]) -> Search:
             )
         search = replace(search, parameters=found)
     kept_by = {}
-    for one in (config.get("trainer") or {}).get("callbacks") or []:
+    callbacks = (config.get("trainer") or {}).get("callbacks") or []
+    for one in [callbacks] if isinstance(callbacks, dict) else callbacks:
         arguments = one.get("init_args") or {} if isinstance(one, dict) else {}
         if arguments.get("monitor") and str(one.get("class_path")).endswith("ModelCheckpoint"):
             kept_by[arguments["monitor"]] = "maximize" if arguments.get("mode") == "max" else "minimize"
@@ -65,6 +67,40 @@ def completed(search: Search, config: Mapping[str, Any]) -> Search:
     if goal is None:
         raise UsageError(f"--metric {metric}: say whether more is better: --goal minimize or --goal maximize")
     return replace(search, method=search.method or "bayes", metric=metric, goal=goal)
+
+
+def check_values(search: Search, arguments: Sequence[str]) -> None:
+    """Refuse values that a key cannot have, before anything is trained.
+
+    An argument of a class that is searched, too, need be known to one of these classes alone: where it is not, a trial
+    of the two fails by itself.
+
+    Args:
+        search: Whose metric and goal are known.
+        arguments: Of `fit`.
+
+    Raises:
+        UsageError: A value is wrong; the message names the key.
+    """
+    for key, one in search.parameters.items():
+        with_classes: list[dict[str, Any]] = [{}]
+        for owner, of in search.parameters.items():
+            if owner != key and key.startswith(f"{owner.removesuffix('.class_path')}."):
+                with_classes += [{owner: value} for value in of.examples()]
+        for value in one.examples():
+            refused = [str(_refusal(arguments, {**search.fixed, **more, key: value}) or "") for more in with_classes]
+            if all(refused):
+                # of a class that has the key what is wrong with its value is told
+                told = next((one for one in refused if "unknown key" not in one), refused[0])
+                raise UsageError(told.replace(COMMAND_LINE, "--search", 1))
+
+
+def _refusal(arguments: Sequence[str], settings: Mapping[str, Any]) -> UsageError | None:
+    try:
+        check("fit", [*arguments, *flags(settings)])
+    except UsageError as error:
+        return error
+    return None
 
 
 @contextmanager
@@ -95,7 +131,7 @@ def begin(folder: Path, config: Mapping[str, Any], search: Search, *, prunes: bo
         "configuration": {key: config[key] for key in config if key not in APART},
         "search": {**_said(search), "prune": prunes},
     }
-    what = json.loads(json.dumps(what, default=str))
+    what = known(json.loads(json.dumps(what, default=str)))
     path = folder / BEGUN
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):

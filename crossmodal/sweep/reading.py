@@ -18,6 +18,7 @@ from crossmodal.arguments import kind, read_yaml
 from crossmodal.errors import UsageError
 from crossmodal.sweep.search import GOALS, METHODS, Choice, Interval, Search, decimal, scalar
 
+KEY = re.compile(r"[\w.+-]*")  # else it is a file's name, such as ./a=b.yaml
 # of wandb's file; all but the last three say how wandb names and runs things
 FILE_KEYS = (
     "name", "description", "project", "entity", "program", "command",
@@ -41,7 +42,7 @@ def read_search(given: str) -> Search:
         UsageError: It is neither; the message names the file and the key.
     """
     key, is_pair, values = given.partition("=")
-    if is_pair and not Path(given).is_file():
+    if is_pair and KEY.fullmatch(key):
         if not key or not values:
             raise UsageError(f"--search {given}: expected KEY=VALUES, such as model.warmup=0..0.2")
         return Search({key: _read_values(values, f"--search {key}")})
@@ -107,7 +108,7 @@ def _read_parameter(distribution: str, spec: dict[str, Any], where: str) -> Choi
         values = spec.get("values")
         if not isinstance(values, list) or not values:
             raise UsageError(f"{where}.values: expected a list of values, found {values!r}")
-        return _choice(values, where)
+        return _choice([scalar(one) if isinstance(one, str) else one for one in values], where)
     low, high = (_number(spec.get(end), f"{where}.{end}") for end in ("min", "max"))
     if distribution == "int_uniform" and not _whole(low, high):
         raise UsageError(f"{where}: int_uniform is of integers, not of {low} to {high}")
@@ -120,8 +121,7 @@ def _read_parameter(distribution: str, spec: dict[str, Any], where: str) -> Choi
 def _read_values(text: str, where: str) -> Choice | Interval:
     low_text, is_interval, rest = text.partition("..")
     if not is_interval:
-        # not at the commas of lists, such as [0.9, 0.99]
-        texts = [one.strip() for one in re.split(r",(?![^\[{]*[\]}])", text)]
+        texts = [one.strip() for one in _split(text, where)]
         if "" in texts:
             raise UsageError(f"{where}: no value stands before or after a comma; write null for none")
         return _choice([scalar(one) for one in texts], where)
@@ -130,6 +130,22 @@ def _read_values(text: str, where: str) -> Choice | Interval:
     if how in ("", "log"):
         return _interval(low, high, where, log=how == "log")
     return _interval(low, high, where, step=_number(scalar(how), f"{where}: {how!r} after the colon"))
+
+
+def _split(text: str, where: str) -> list[str]:
+    """Split a text at its commas, but for those of lists, such as [0.9, 0.99], and of lists in them."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        if depth < 0:
+            break
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    if depth:
+        raise UsageError(f"{where}: {text} has brackets that do not open and close")
+    return parts
 
 
 def _choice(values: list[Any], where: str) -> Choice:

@@ -15,6 +15,7 @@ GOALS = ("minimize", "maximize")
 TRIALS = 20
 BEGUN = "search.json"  # what a sweep began with
 SUMMARY = "sweep.json"  # what it came to
+CLAIM = "trial.lock"  # in a trial's folder
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Search:
     def __or__(self, other: Search) -> Search:
         """Return this search with another's parameters, and whatever else the other says."""
         return Search(
-            {**self.parameters, **other.parameters},
+            {key: one for key, one in {**self.parameters, **other.parameters}.items() if key not in other.fixed},
             {key: value for key, value in {**self.fixed, **other.fixed}.items() if key not in other.parameters},
             other.method or self.method,
             other.metric or self.metric,

@@ -29,12 +29,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from crossmodal.sweep.experiment import LOCK, alone
-from crossmodal.sweep.search import BEGUN, SUMMARY, Choice, Interval, Search, written
+from crossmodal.sweep.search import BEGUN, CLAIM, SUMMARY, Choice, Interval, Search, written
 
 ENOUGH = 5  # trials before one is stopped early for being worse than the others
 BUSY_SECONDS = 60.0  # that another process may write for
 DATABASE = "sweep.db"
-CLAIM = "trial.lock"  # in a trial's folder
 DRAWS = 20  # of a point that was not tried yet, before the first such is taken
 DAMAGED = ("not a database", "malformed", "no such table", "no such column")  # of what SQLite says
 STATES = {
@@ -47,7 +46,7 @@ STATES = {
 
 def state_of(trial: FrozenTrial) -> str:
     """Return `complete`, `pruned`, `failed` or `running`."""
-    return "failed" if "error" in trial.user_attrs else STATES[trial.state]
+    return "failed" if trial.user_attrs.get("error") is not None else STATES[trial.state]
 
 
 @contextmanager
@@ -200,8 +199,7 @@ class Study:
 
     def tell(self, trial: Trial, state: str, value: float | None, *, error: str | None = None) -> None:
         """Say how a trial went: `complete`, `pruned` or `failed`."""
-        if error is not None:
-            trial.set_user_attr("error", error)
+        trial.set_user_attr("error", error)  # none, too: it may have had one, and been killed before the rest was told
         # what Optuna calls failed it forgets, and may try for ever; what is pruned before it began is bad
         of = TrialState.COMPLETE if state == "complete" else TrialState.PRUNED
         self._study.tell(trial.number, value if state == "complete" else None, state=of)
@@ -221,6 +219,17 @@ class Study:
         for file in claims:
             if file is not None:
                 file.close()
+
+    def trained_elsewhere(self) -> list[int]:
+        """Return the numbers of trials that other processes train."""
+        found = []
+        for one in self.trials:
+            if one.state == TrialState.RUNNING:
+                if file := self._claim(one.number):
+                    file.close()
+                else:
+                    found.append(one.number)
+        return found
 
     def best(self) -> FrozenTrial | None:
         """Return the best of the trials that were trained to their end, the earliest of equal ones."""

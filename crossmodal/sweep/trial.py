@@ -101,6 +101,7 @@ def train(
     _wait_for(run)
     output = run.path / "output.txt"
     said = output.stat().st_size if output.exists() else 0  # before, if it goes on
+    output.touch()  # the process may die before it writes
     process = context.Process(target=_fit, args=(list(arguments), output, group))
     process.start()
     try:

@@ -71,6 +71,27 @@ def test_it_serves_this_machine_alone_until_it_is_ended(tmp_path: Path, ends_by:
             assert get(address, Host=name)[0] == 403, name
 
 
+def test_it_may_be_ended_at_once(tmp_path: Path) -> None:
+    """A terminal's Ctrl-C reaches the process that reads runs, too, which imports for seconds."""
+    write_run(tmp_path / "runs/dots/0")
+    command = [sys.executable, "-m", "crossmodal", "dashboard"]
+    environment = {**os.environ, **OFFLINE, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("dashboard: http://")
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+        assert (process.returncode, error) == (0, "")
+
+
 def test_other_machines_need_the_token(tmp_path: Path) -> None:
     write_run(tmp_path / "runs/dots/0")
     with dashboard("runs", "--host", "0.0.0.0", cwd=tmp_path) as address:

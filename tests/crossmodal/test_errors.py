@@ -42,8 +42,9 @@ def test_who_is_interrupted_is_told_the_command_that_goes_on_with_the_same_run(
 
 def test_the_command_that_is_stored_begins_the_run_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["crossmodal", *FIT, "--ckpt_path", str(tmp_path)])
-    assert environment()["command"] == "crossmodal fit --config dots.yaml"
+    assert environment(begins=False)["command"] == "crossmodal fit --config dots.yaml"
     other = tmp_path / "other.ckpt"  # whose weights it begins with
     other.touch()
     monkeypatch.setattr(sys, "argv", ["crossmodal", *FIT, "--ckpt_path", str(other)])
-    assert environment()["command"].endswith(f"--ckpt_path {other}")
+    assert environment(begins=True)["command"].endswith(f"--ckpt_path {other}")
+    assert environment(begins=False)["command"] == "crossmodal fit --config dots.yaml"  # it was its own

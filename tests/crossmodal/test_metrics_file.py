@@ -69,3 +69,6 @@ def test_a_file_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
     write(tmp_path, "epoch,step,val/loss,train/loss\n0,9,,nan\n0,19,,0.75\n0,29,,0.125\n0,39,0.5,0.1\n")
     assert file.read() is None
     assert file.rows[1] == (19, 0, {"train/loss": 0.75})
+    write(tmp_path, "epoch,step,val/loss\n0,9,0.5\n")
+    assert file.read() is None
+    assert file.not_finite == {}  # that was of rows that are gone

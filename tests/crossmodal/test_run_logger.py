@@ -83,3 +83,13 @@ def test_killed_while_a_column_is_added_no_row_is_lost(tmp_path: Path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         logger.log_metrics({"val/loss": 1.0}, step=8)
     assert [row["step"] for row in rows(run)] == [str(step) for step in range(8)]
+
+
+def test_a_name_of_several_lines_is_one_column(tmp_path: Path) -> None:
+    run = RunFolder.new(tmp_path, "dots")
+    logger = RunLogger(run)
+    logger.log_metrics({"val/recall/not\r\nsure": 0.5, "val/loss": 1.0}, step=0)
+    logger.save()
+    (row,) = rows(run)
+    assert (row["val/recall/not sure"], row["val/loss"]) == ("0.5", "1.0")
+    assert (run.path / "metrics.csv").read_text().count("\n") == 2

@@ -325,3 +325,53 @@ def test_a_trial_is_a_run_as_soon_as_it_has_begun(tmp_path: Path) -> None:
     assert run_folders(tmp_path / "runs") == []
     (trial / "config.yaml").touch()
     assert [path for _, path in run_folders(tmp_path / "runs")] == [trial]
+    (trial / "config.yaml").unlink()
+    (trial / "metrics.csv").touch()  # it has trained, and is damaged
+    assert [path for _, path in run_folders(tmp_path / "runs")] == [trial]
+
+
+def test_a_run_that_went_on_is_taken_back_as_soon_as_the_store_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trackio.sqlite_storage import SQLiteStorage
+
+    path = write_run(tmp_path / "runs/dots/0", steps=5, finished=False)
+    mirror = Mirror(tmp_path / "runs", "runs")
+    list(mirror.update())
+    rows = (path / "metrics.csv").read_text().splitlines()
+    (path / "metrics.csv").write_text("\n".join([*rows[:3], "0,2,-2,", "0,3,-3,"]) + "\n")
+
+    def locked(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SQLiteStorage, "delete_run", locked)
+        with pytest.raises(sqlite3.OperationalError):
+            list(mirror.update())
+    list(mirror.update())
+    assert curve("dots/0", "train/loss") == [(0, 1.0), (1, 0.5), (2, -2.0), (3, -3.0)]
+
+
+def test_a_store_that_cannot_be_locked_is_no_damaged_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trackio.sqlite_storage import SQLiteStorage
+
+    write_run(tmp_path / "runs/dots/0", steps=5, media=True)
+    mirror = Mirror(tmp_path / "runs", "runs")
+
+    def busy(*_: Any, **__: Any) -> None:
+        raise OSError("Could not acquire database lock after 10 seconds")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SQLiteStorage, "bulk_log", busy)
+        with pytest.raises(OSError, match="Could not acquire"):
+            list(mirror.update())
+    updates = mirror.update()
+    next(updates)  # its figures
+    with monkeypatch.context() as patched:
+        patched.setattr(SQLiteStorage, "bulk_log", busy)
+        with pytest.raises(OSError, match="Could not acquire"):
+            list(updates)
+    list(mirror.update())
+    assert len(curve("dots/0", "train/loss")) == 5
+    assert any("val/confusion" in row for row in logs("dots/0"))
+    assert SQLiteStorage.get_alerts("runs") == []

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from crossmodal.errors import UsageError
-from crossmodal.sweep.experiment import begin, completed, own_values
+from crossmodal.sweep.experiment import begin, check_values, completed, own_values
 from crossmodal.sweep.search import BEGUN, Choice, Interval, Search
+from tests.conftest import ROOT
 
 LR = "model.optimizer.init_args.lr"
 CONFIG: dict[str, Any] = {
@@ -34,6 +35,8 @@ def test_what_is_not_given_follows_from_the_experiment() -> None:
     assert own_values(found, CONFIG) == {LR: 1e-3}
     assert own_values(Search({LR: Choice((0.1, 0.2))}), CONFIG) is None
     assert completed(Search(metric="val/loss"), CONFIG).goal == "minimize"
+    one = {**CONFIG, "trainer": {"callbacks": CONFIG["trainer"]["callbacks"][0]}}  # not in a list
+    assert completed(Search(), one).metric == "val/f1"
 
 
 @pytest.mark.parametrize(
@@ -82,3 +85,16 @@ def test_of_several_that_begin_at_once_all_but_one_are_refused(tmp_path: Path) -
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(try_with, [0.1 * number for number in range(1, 9)])) == 1
+
+
+def test_arguments_of_a_class_that_is_searched_need_fit_one_of_them() -> None:
+    arguments = ["--config", str(ROOT / "configs" / "easy_vqa_concat.yaml")]
+    slots = {"model.fusion.init_args.slots": Choice((2, 4))}
+    fusions = Choice(("crossmodal.fusion.WorkspaceFusion", "crossmodal.fusion.ConcatFusion"))
+    check_values(Search({"model.fusion.class_path": fusions, **slots}), arguments)
+    with pytest.raises(UsageError, match=r"--search: unknown key 'model.fusion.init_args.slots'"):
+        check_values(Search(slots), arguments)
+    with pytest.raises(UsageError, match=r"--search: model.fusion.init_args.slots: expected int, found str 'many'"):
+        check_values(
+            Search({"model.fusion.class_path": fusions, "model.fusion.init_args.slots": Choice((2, "many"))}), arguments
+        )

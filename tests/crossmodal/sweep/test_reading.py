@@ -32,6 +32,11 @@ SHIPPED = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
         ("true,false", Choice((True, False))),
         ("null, a.b.C", Choice((None, "a.b.C"))),
         ("relu", Choice(("relu",))),
+        ("[[1,2],[3,4]],[[5,6],[7]]", Choice(([[1, 2], [3, 4]], [[5, 6], [7]]))),
+        (
+            ",".join(f"crossmodal.fusion.concat.Fusion{n}" for n in range(9)),
+            Choice(tuple(f"crossmodal.fusion.concat.Fusion{n}" for n in range(9))),
+        ),
         ("-1e-3..1e-3", Interval(-1e-3, 1e-3)),
     ],
 )
@@ -51,6 +56,7 @@ def test_values_of_the_command_line(text: str, found: object) -> None:
         ("model.warmup=0..1:fast", "'fast' after the colon: expected a number, found 'fast'"),
         ("model.warmup=a..b", "expected a number, found 'a'"),
         ("model.warmup=1,2,1", "--search model.warmup: '1' stands twice"),
+        ("model.warmup=[1,2", r"--search model.warmup: \[1,2 has brackets that do not open and close"),
         ("model.warmup=1,", "--search model.warmup: no value stands before or after a comma"),
     ],
 )
@@ -168,3 +174,12 @@ def test_what_is_given_later_wins() -> None:
     assert first | then == Search(
         {"a": Choice((3, 4)), "b": Choice((1, 2)), "c": Choice((5, 6))}, {}, "bayes", "x", "minimize"
     )
+    assert Search({"a": Choice((1, 2)), "b": Choice((1, 2))}) | Search(fixed={"a": 3}) == Search(
+        {"b": Choice((1, 2))}, {"a": 3}
+    )
+
+
+def test_numbers_of_a_file_are_numbers_however_they_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "a=b.yaml"
+    path.write_text("parameters: {lr: {values: [1e-3, 1e-2]}}")
+    assert read_search(str(path)).parameters == {"lr": Choice((0.001, 0.01))}

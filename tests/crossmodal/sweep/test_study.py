@@ -14,7 +14,6 @@ import pytest
 from crossmodal.sweep.reading import read_search
 from crossmodal.sweep.search import Choice, Interval, Search
 from crossmodal.sweep.study import Study
-from crossmodal.sweep.summary import write_summary
 
 SEARCH = Search(
     {"lr": Interval(1e-4, 1.0, log=True), "width": Interval(1, 64), "kind": Choice((True, 1, None))},
@@ -258,34 +257,6 @@ def test_values_keep_their_types_and_what_is_fixed_is_among_them(tmp_path: Path)
     assert {one["trainer.max_epochs"] for one in tried} == {3}
 
 
-@pytest.mark.parametrize("goal", ["minimize", "maximize"])
-def test_the_best_is_the_earliest_of_equal_ones_and_none_that_failed(tmp_path: Path, goal: str) -> None:
-    search = Search(SEARCH.parameters, metric="x", goal=goal)
-    study = open_study(tmp_path, search)
-    sign = 1 if goal == "maximize" else -1
-    for value in (0.1, 0.5, None, 0.5, 0.2):
-        with study.next_trial(5) as trial:
-            assert trial is not None
-            if value is None:
-                study.tell(trial, "failed", None, error="no memory")
-            else:
-                study.tell(trial, "complete", sign * value)
-    best = study.best()
-    assert best is not None
-    assert best.number == 1
-
-
-def test_what_matters_is_found(tmp_path: Path) -> None:
-    study = open_study(tmp_path, seed=3)
-    try_all(study, 9)
-    assert study.importance() == {}  # too few to tell
-    try_all(study, 40)
-    found = study.importance()
-    assert sum(found.values()) == pytest.approx(1)
-    assert next(iter(found)) == "lr"
-    assert found["lr"] > 0.6
-
-
 def test_what_fails_is_not_tried_for_ever(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     failed = []
@@ -311,46 +282,3 @@ def test_better_settings_are_found_than_at_random(tmp_path: Path) -> None:
         return sum(map(score, tried[-10:])) / 10
 
     assert sum(late("bayes", seed) - late("random", seed) for seed in range(3)) / 3 > 0.3
-
-
-@pytest.mark.parametrize(("early", "after"), [(None, 2), ({"min_iter": 2, "eta": 2}, 2)])
-def test_what_is_worse_than_most_is_stopped(tmp_path: Path, early: dict[str, int] | None, after: int) -> None:
-    search = Search(SEARCH.parameters, metric="x", goal="maximize", early=early)
-    study = open_study(tmp_path, search, prune_after=after)
-    stopped = {}
-    for number, level in enumerate([0.5, 0.6, 0.7, 0.8, 0.9, 0.1, 1.0]):
-        with study.next_trial(7) as trial:
-            assert trial is not None
-            for epoch in range(1, 5):
-                trial.report(level, epoch)
-                if trial.should_prune():
-                    stopped[number] = epoch
-                    study.tell(trial, "pruned", None)
-                    break
-            else:
-                study.tell(trial, "complete", level)
-    assert stopped[5] == after
-    assert 6 not in stopped
-    never = open_study(tmp_path / "never", search, prune_after=None)
-    with never.next_trial(1) as trial:
-        assert trial is not None
-        trial.report(-9.0, 4)
-        assert not trial.should_prune()
-
-
-def test_the_summary_says_what_was_tried(tmp_path: Path) -> None:
-    import json
-
-    study = open_study(tmp_path, own={"lr": 0.01, "width": 64, "kind": 1})
-    try_all(study, 12)
-    with study.next_trial(13) as trial:
-        assert trial is not None
-        trial.report(0.9, 1)
-        study.tell(trial, "failed", None, error="no memory")
-    found = json.loads(write_summary(study, SEARCH, "dots/sweep").read_text())
-    assert found["best"] == 0
-    assert found["trials"][0]["settings"] == {"lr": 0.01, "width": 64, "kind": 1}
-    assert [one["state"] for one in found["trials"]] == ["complete"] * 12 + ["failed"]
-    assert found["trials"][12]["error"] == "no memory"
-    assert found["trials"][12]["value"] is None
-    assert sum(found["importance"].values()) == pytest.approx(1)
