@@ -22,10 +22,10 @@ class WatchReplicas(Callback):
     def __init__(self, media: MediaLog) -> None:
         self._media = media
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the partition, and who talks to whom."""
         assert isinstance(pl_module, ReplicatedModule)
-        if trainer.global_step > 0:
+        if trainer.current_epoch > 0:
             return
         classes = pl_module.names or [f"tenth {number + 1}" for number in range(int(pl_module.labels_R.max()) + 1)]
         nodes = _nodes(pl_module)

@@ -7,6 +7,7 @@ from pathlib import Path
 from crossmodal.report.answers import contributions, examples, judged, robustness, routing
 from crossmodal.report.evaluation import Opened, evaluate
 from crossmodal.report.page import Page
+from crossmodal.report.replicas import replicas
 from crossmodal.report.training import Record, training
 from crossmodal.run_folder import RunFolder
 
@@ -37,6 +38,7 @@ def report(run: RunFolder, checkpoint: Path, *, rows: int, command: str) -> Page
         ]
     sections = [
         training({record.name: record}),
+        *filter(None, [replicas(run)]),
         *shown,  # without heads it answers nothing
         record.cost(),
         record.reproduction(command),

@@ -93,6 +93,10 @@ def test_who_is_killed_goes_on_as_if_nothing_had_been(
     assert "round 1/5" not in output
     assert "round 5/5" in output
     assert figures(killed) == figures(whole)
+    pictures = {line["name"] for line in read_media(run) if line["name"].startswith("replicas/")}
+    assert pictures == {line["name"] for line in read_media(whole / "runs/fedavg_dots/0") if line["name"] in pictures}
+    assert ("replicas/topology" in pictures) == ("crossmodal.replicas.gossip.Gossip" in method)
+    assert ("replicas/segments" in pictures) == ("crossmodal.replicas.segmented.Segmented" in method)
     assert losses(run) == losses(whole / "runs" / "fedavg_dots" / "0")
     assert len(losses(run)) == 5
 
