@@ -10,7 +10,6 @@ Legend: U distinct inputs, R rows, D width.
 from __future__ import annotations
 
 import copy
-import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from PIL import Image, ImageFilter
 from crossmodal.encoder import encode_in_batches
 from datamodules.batch import ABSENT
 from datamodules.easy_vqa import EasyVQA
+from datamodules.mnist import read_mnist
 from datamodules.noise import NoisyAudio
 from datamodules.paired import PairedDataModule, Split
 from datamodules.recordings import recordings
@@ -232,10 +232,7 @@ def grained(pictures: Sequence[Image.Image]) -> list[Image.Image]:
 
 def read_digits(folder: Path, share: int) -> dict[str, tuple[list[Image.Image], NDArray[np.int64]]]:
     """Return pictures and digits by split, one of so many of each."""
-    with gzip.open(folder / "mnist" / "t10k-images-idx3-ubyte.gz") as file:
-        pixels = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
-    with gzip.open(folder / "mnist" / "t10k-labels-idx1-ubyte.gz") as file:
-        digits = np.frombuffer(file.read(), np.uint8, offset=8).astype(np.int64)
+    pixels, digits = read_mnist(str(folder))
     parts = {"train": slice(0, 5000, share), "test": slice(5000, None, share)}
     return {split: ([Image.fromarray(one) for one in pixels[part]], digits[part]) for split, part in parts.items()}
 

@@ -51,10 +51,11 @@ class HostileEngine:
     def train(self, jobs: Sequence[Job]) -> list[Update]:
         """Let nodes train; those that are hostile send something else."""
         began = {job.node: job for job in jobs}
-        return [
-            replace(one, state=self._forged(one.state, began[one.node])) if one.node in self._attack.nodes else one
-            for one in self._engine.train(jobs)
-        ]
+        return [self._sent(one, began[one.node]) for one in self._engine.train(jobs)]
+
+    def _sent(self, update: Update, job: Job) -> Update:
+        is_hostile = update.node in self._attack.nodes
+        return replace(update, state=self._forged(update.state, job)) if is_hostile else update
 
     def _forged(self, state: State, job: Job) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self._seed} {job.node} {job.round}".encode()))
@@ -75,6 +76,12 @@ class HostileEngine:
                     change = self._attack.scale * size * torch.randn(change.shape, generator=generator)
             found[name] = before + change
         return found
+
+    def train_split(self, jobs: Sequence[Job]) -> tuple[list[Update], dict[str, Tensor]]:
+        """Train; clients that are hostile send other parts of theirs."""
+        updates, server = self._engine.train_split(jobs)
+        began = {job.node: job for job in jobs}
+        return [self._sent(one, began[one.node]) for one in updates], server
 
     def score(self, states: Sequence[tuple[int, State]]) -> list[float]:
         """Score; hostile nodes score honestly."""

@@ -99,16 +99,18 @@ class MainClass(Partition):
     Args:
         main: Rows of the node's own class.
         others: Rows of all others together.
+        evenly: As many of each other class as can be; else they are drawn from what nodes leave of their own.
     """
 
-    def __init__(self, main: int = 400, others: int = 100) -> None:
+    def __init__(self, main: int = 400, others: int = 100, evenly: bool = True) -> None:
         self.main = main
         self.others = others
+        self.evenly = evenly
 
     def deal(self, labels_R: NDArray[np.int64], nodes: int, *, seed: int) -> Rows:
         """Deal."""
         _refuse_other_count(nodes, len(np.unique(labels_R)), "classes")
-        return partition.main_class(labels_R, main=self.main, others=self.others, seed=seed)
+        return partition.main_class(labels_R, main=self.main, others=self.others, evenly=self.evenly, seed=seed)
 
 
 class ByClass(Partition):

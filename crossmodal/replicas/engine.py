@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from crossmodal.replicas.aggregation import State
 
 
@@ -54,6 +56,16 @@ class Engine(Protocol):
 
     def train(self, jobs: Sequence[Job]) -> list[Update]:
         """Let nodes train; return what those have made of it that answer, in the order of the jobs."""
+
+    def train_split(self, jobs: Sequence[Job]) -> tuple[list[Update], dict[str, Tensor]]:
+        """Let nodes train the part of the model that is theirs, and a server the rest, which it shares with all.
+
+        Args:
+            jobs: Of one round.
+
+        Returns:
+            What nodes have made of their parts, and the server's part.
+        """
 
     def score(self, states: Sequence[tuple[int, State]]) -> list[float]:
         """Return how good states are at nodes: the mean loss over the rows that each trains with, less being better.

@@ -8,6 +8,7 @@ Legend: K nodes, P numbers of a model, C components.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Protocol
 
 import gymnasium
@@ -21,6 +22,7 @@ from crossmodal.replicas.aggregation import State
 
 GOAL = 0.80
 ROUNDS = 35
+MORE = 6  # features of a node beside its components
 BASE = 32.0  # of the reward, so that it is steep near the goal
 
 
@@ -41,8 +43,10 @@ class HomogeneousLearning(gymnasium.Env[NDArray[np.float32], np.int64]):
     """Chooses which node trains next.
 
     An action is a node, which is handed the model, trains it and measures it. An observation has, for each node, the
-    components of the model as the node last left it (`components`), K by C, in one row. The reward is
-    32^(accuracy - goal) - distance - 1. An episode ends at the goal, or is cut off after so many rounds.
+    components of the model as the node last left it (`components`), K by C, in one row. Where more is observed, each
+    node has besides: how often and how lately it has trained, how far it is, whether it has the model now, how good the
+    model is, and how many rounds are over (`MORE`). The reward is 32^(accuracy - goal) - distance - 1. An episode ends
+    at the goal, or is cut off after so many rounds.
 
     Args:
         learner: Of the model.
@@ -50,6 +54,7 @@ class HomogeneousLearning(gymnasium.Env[NDArray[np.float32], np.int64]):
         goal: The accuracy that is wanted.
         rounds: Of an episode, at most.
         width: C; by default K.
+        observes_more: More than the paper does.
 
     Raises:
         ValueError: The distances are not those of nodes to each other.
@@ -63,6 +68,7 @@ class HomogeneousLearning(gymnasium.Env[NDArray[np.float32], np.int64]):
         goal: float = GOAL,
         rounds: int = ROUNDS,
         width: int | None = None,
+        observes_more: bool = False,
     ) -> None:
         nodes = len(distances_KK)
         if distances_KK.shape != (nodes, nodes) or nodes < 2 or not (distances_KK >= 0).all():
@@ -71,13 +77,22 @@ class HomogeneousLearning(gymnasium.Env[NDArray[np.float32], np.int64]):
         self.distances_KK = distances_KK
         self.goal = goal
         self.rounds = rounds
-        self._width = width or nodes
+        self.nodes = nodes
+        self.node = 0  # that has the model
+        self.round = 0
+        self.accuracy = 0.0
+        self._width = nodes if width is None else width
+        self._observes_more = observes_more
+        self.features = self._width + (MORE if observes_more else 0)
         self.action_space = Discrete(nodes)
-        self.observation_space = Box(-np.inf, np.inf, (nodes * self._width,), np.float32)
-        self._models: list[State] = []
+        self.observation_space = Box(-np.inf, np.inf, (nodes * self.features,), np.float32)
+        self._began_P = torch.empty(0)  # the model that nobody has trained
+        self._changes_KP = torch.empty(0)  # of each node's since, and their products with each other
+        self._products_KK = torch.empty(0)
         self._state: State = {}
-        self._node = 0
-        self._round = 0
+        self._trained_K = np.zeros(nodes, dtype=int)  # how often
+        self._last_K = np.zeros(nodes, dtype=int)  # in which round
+        self._episode = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -89,34 +104,71 @@ class HomogeneousLearning(gymnasium.Env[NDArray[np.float32], np.int64]):
             options: `node`, where it begins.
         """
         super().reset(seed=seed)
-        self._state = self.learner.begin(self._drawn_seed())
-        self._models = [self._state] * len(self.distances_KK)
-        self._node = int((options or {}).get("node", self.np_random.integers(len(self.distances_KK))))
-        self._round = 0
-        return self._observation(), {"node": self._node}
+        self._episode = int(self.np_random.integers(2**31))
+        self._state = self.learner.begin(self._episode)
+        if self._width:
+            self._began_P = _flat(self._state)
+            self._changes_KP = torch.zeros(self.nodes, len(self._began_P))
+            self._products_KK = torch.zeros(self.nodes, self.nodes, dtype=torch.float64)
+        self.node = int((options or {}).get("node", self.np_random.integers(self.nodes)))
+        self.round, self.accuracy = 0, 0.0
+        self._trained_K, self._last_K = np.zeros(self.nodes, dtype=int), np.zeros(self.nodes, dtype=int)
+        return self._observation(), {"node": self.node}
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Hand the model to a node, which trains it.
+
+        What comes of it depends on the episode, the round, the model and the node alone, so that who looks ahead in a
+        `branch` sees what will be.
 
         Returns:
             What is observed, the reward, whether the goal is reached, whether the rounds are over, and of the round
             `accuracy`, `distance` and `node`.
         """
         node = int(action)
-        distance = float(self.distances_KK[self._node, node])
-        self._state = self._models[node] = self.learner.train(self._state, node, self._drawn_seed())
-        self._node = node
-        self._round += 1
-        accuracy = self.learner.accuracy(self._state)
-        told = {"accuracy": accuracy, "distance": distance, "node": node}
-        is_cut_off = self._round >= self.rounds
-        return self._observation(), reward(accuracy, distance, goal=self.goal), accuracy >= self.goal, is_cut_off, told
+        distance = float(self.distances_KK[self.node, node])
+        seed = int(np.random.SeedSequence([self._episode, self.round, node]).generate_state(1)[0])
+        self._state = self.learner.train(self._state, node, seed)
+        if self._width:  # one row is another: nothing else is reckoned anew
+            self._changes_KP[node] = _flat(self._state) - self._began_P
+            products_K = (self._changes_KP @ self._changes_KP[node]).double()
+            self._products_KK[node] = self._products_KK[:, node] = products_K
+        self.node = node
+        self.round += 1
+        self._trained_K[node] += 1
+        self._last_K[node] = self.round
+        self.accuracy = self.learner.accuracy(self._state)
+        told = {"accuracy": self.accuracy, "distance": distance, "node": node}
+        gained = reward(self.accuracy, distance, goal=self.goal)
+        return self._observation(), gained, self.accuracy >= self.goal, self.round >= self.rounds, told
 
-    def _drawn_seed(self) -> int:
-        return int(self.np_random.integers(2**31))
+    def branch(self) -> HomogeneousLearning:
+        """Return a copy that goes on from here by itself."""
+        other = copy.copy(self)
+        other._changes_KP, other._products_KK = self._changes_KP.clone(), self._products_KK.clone()
+        other._trained_K, other._last_K = self._trained_K.copy(), self._last_K.copy()
+        return other
 
     def _observation(self) -> NDArray[np.float32]:
-        return components(self._models, self._width).flatten().numpy()
+        found_KC: NDArray[Any] = np.zeros((self.nodes, 0))
+        if self._width:
+            found_KC = components_of(self._products_KK, self._width).numpy()
+        if self._observes_more:
+            own_K = np.arange(self.nodes) == self.node
+            of_all = np.ones(self.nodes)
+            more_KM = np.stack(
+                [
+                    self._trained_K / 3,
+                    np.where(self._trained_K > 0, np.exp(-(self.round - self._last_K) / 5), 0.0),
+                    10 * self.distances_KK[self.node],
+                    own_K,
+                    of_all * self.accuracy,
+                    of_all * self.round / self.rounds,
+                ],
+                axis=1,
+            )
+            found_KC = np.concatenate([found_KC, more_KM], axis=1)
+        return found_KC.astype(np.float32).flatten()
 
 
 def reward(accuracy: float, distance: float, *, goal: float = GOAL) -> float:
@@ -137,13 +189,31 @@ def components(states: list[State], width: int) -> Tensor:
     Returns:
         (K, C), float32.
     """
-    flat_KP = torch.stack([torch.cat([value.flatten().float() for value in state.values()]) for state in states])
+    flat_KP = torch.stack([_flat(state) for state in states])
     centred_KP = flat_KP - flat_KP.mean(0)
-    values, vectors_KK = torch.linalg.eigh((centred_KP @ centred_KP.T).double())
+    return components_of((centred_KP @ centred_KP.T).double(), width)
+
+
+def components_of(products_KK: Tensor, width: int) -> Tensor:
+    """Return the principal components of models, as `components` does, by their products with each other.
+
+    Args:
+        products_KK: Of K models, less any model that all have in common.
+        width: C.
+
+    Returns:
+        (K, C), float32.
+    """
+    centred_KK = products_KK - products_KK.mean(0) - products_KK.mean(1, keepdim=True) + products_KK.mean()
+    values, vectors_KK = torch.linalg.eigh(centred_KK)
     scores_KK = (vectors_KK * values.clamp(min=0).sqrt()).flip(1)
     is_far_KK = scores_KK.abs() >= 0.5 * scores_KK.abs().max(0).values  # the farthest may be two, one on either side
     first_1K = scores_KK.gather(0, is_far_KK.int().argmax(0, keepdim=True))
     scores_KK = scores_KK * torch.where(first_1K < 0, -1.0, 1.0)
-    found_KC = torch.zeros(len(states), width)
-    found_KC[:, : len(states)] = scores_KK[:, :width]
+    found_KC = torch.zeros(len(products_KK), width)
+    found_KC[:, : len(products_KK)] = scores_KK[:, :width]
     return found_KC
+
+
+def _flat(state: State) -> Tensor:
+    return torch.cat([value.flatten().float() for value in state.values()])

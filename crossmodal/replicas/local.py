@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from crossmodal.module import CrossModalModule
 from crossmodal.replicas.aggregation import State
 from crossmodal.replicas.compression import Compressor
+from crossmodal.replicas.crossing import train_split
 from crossmodal.replicas.engine import Job, Update
 from crossmodal.replicas.node import LocalTraining, Memory, load_sent, train_at
 from datamodules.loading import ResumableLoader
@@ -56,6 +58,10 @@ class LocalEngine:
             )
             self._tell(number + 1, len(jobs))
         return done
+
+    def train_split(self, jobs: Sequence[Job]) -> tuple[list[Update], dict[str, Tensor]]:
+        """Train with a server, which has the rest of the model."""
+        return train_split(self._module, dict(enumerate(self._loaders)), jobs, self._how)
 
     def score(self, states: Sequence[tuple[int, State]]) -> list[float]:
         """Return the mean loss of each."""

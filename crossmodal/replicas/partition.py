@@ -76,18 +76,21 @@ def shards(labels_R: NDArray[np.int64], nodes: int, *, per_node: int = 2, seed: 
     return [np.sort(np.concatenate([cut[number] for number in own])) for own in order]
 
 
-def main_class(labels_R: NDArray[np.int64], *, main: int, others: int, seed: int = 0) -> Rows:
+def main_class(labels_R: NDArray[np.int64], *, main: int, others: int, evenly: bool = True, seed: int = 0) -> Rows:
     """Give each of as many nodes as there are classes one class above all (Homogeneous Learning, arXiv 2110.05290).
 
     Args:
         labels_R: The class of each row, 0 to C - 1.
         main: Rows of the node's own class.
-        others: Rows of all others together, as evenly as can be.
+        others: Rows of all others together.
+        evenly: As many of each other class as can be; else they are drawn from what nodes leave of their own.
         seed: Of the drawing.
 
     Raises:
         ValueError: A class has too few rows.
     """
+    if not evenly:
+        return _main_class_and_any(labels_R, main, others, seed)
     draw = np.random.default_rng(seed)
     classes = np.unique(labels_R)
     waiting = {int(label): list(draw.permutation(np.flatnonzero(labels_R == label))) for label in classes}
@@ -104,6 +107,27 @@ def main_class(labels_R: NDArray[np.int64], *, main: int, others: int, seed: int
             own += [left.pop() for _ in range(wanted)]
         found.append(np.sort(np.array(own, dtype=np.int64)))
     return found
+
+
+def _main_class_and_any(labels_R: NDArray[np.int64], main: int, others: int, seed: int) -> Rows:
+    draw = np.random.default_rng(seed)
+    classes = np.unique(labels_R)
+    own: list[NDArray[np.int64]] = []
+    for label in classes:
+        of_class = draw.permutation(np.flatnonzero(labels_R == label))
+        if len(of_class) < main:
+            raise ValueError(f"class {label} has too few rows: {main - len(of_class)} of {main} are lacking")
+        own.append(of_class[:main])
+    left = draw.permutation(np.setdiff1d(np.arange(len(labels_R)), np.concatenate(own)))[: others * len(classes)]
+    if len(left) < others * len(classes):
+        raise ValueError(f"{len(left)} rows are left for others, which are too few: {others * len(classes)} are wanted")
+    node_L = np.repeat(np.arange(len(classes)), others)
+    for place in range(len(left)):  # a row of a node's own class goes to a node whose row may come here
+        while labels_R[left[place]] == classes[node_L[place]]:
+            other = int(draw.integers(len(left)))
+            if classes[node_L[place]] != labels_R[left[other]] and classes[node_L[other]] != labels_R[left[place]]:
+                left[[place, other]] = left[[other, place]]
+    return [np.sort(np.concatenate([rows, left[node_L == node]])) for node, rows in enumerate(own)]
 
 
 def by_group(groups_R: NDArray[np.int64]) -> Rows:

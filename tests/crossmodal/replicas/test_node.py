@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -35,7 +36,7 @@ def module() -> CrossModalModule:
     return CrossModalModule(
         experts,
         Dots().outputs,
-        fusion=lambda names: ConcatFusion(names, width=8),
+        fusion=lambda names: ConcatFusion(names, width=8, dropout=0.0),
         heads={"answer": ClassificationHead},
         optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2),
     )
@@ -68,6 +69,18 @@ def test_what_is_sent_is_what_trains(module: CrossModalModule) -> None:
     assert {name for name, one in parameters.items() if one.requires_grad} <= {*names}
 
 
+@pytest.fixture
+def _dropout(module: CrossModalModule) -> Iterator[None]:
+    layers = [one for one in module.modules() if isinstance(one, nn.Dropout)]
+    before = [one.p for one in layers]
+    for one in layers:
+        one.p = 0.2
+    yield
+    for one, p in zip(layers, before, strict=True):
+        one.p = p
+
+
+@pytest.mark.usefixtures("_dropout")
 def test_a_job_depends_on_nothing_but_itself(module: CrossModalModule) -> None:
     began = sent_state(module)
     first, second = loaders(module)

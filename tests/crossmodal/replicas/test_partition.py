@@ -68,6 +68,24 @@ def test_each_node_has_a_class_of_its_own_as_in_homogeneous_learning() -> None:
         main_class(labels, main=450, others=100)
 
 
+def test_where_classes_are_uneven_others_are_drawn_from_what_is_left() -> None:
+    counts = [460, 571, 530, 500, 500, 456, 462, 512, 489, 520]  # of MNIST's first 5,000
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), counts))
+    with pytest.raises(ValueError, match="has too few rows"):
+        main_class(labels, main=400, others=100)
+    found = main_class(labels, main=400, others=100, evenly=False)
+    check(found, 5000, 10)
+    for node, rows in enumerate(found):
+        assert (labels[rows] == node).sum() == 400
+        assert len(rows) == 500
+    other = main_class(labels, main=400, others=100, evenly=False, seed=1)
+    assert not all(np.array_equal(one, two) for one, two in zip(found, other, strict=True))
+    with pytest.raises(ValueError, match="class 5 has too few rows: 4 of 460 are lacking"):
+        main_class(labels, main=460, others=1, evenly=False)
+    with pytest.raises(ValueError, match="1000 rows are left for others, which are too few: 1010 are wanted"):
+        main_class(labels, main=400, others=101, evenly=False)
+
+
 def test_groups_stay_together() -> None:
     groups = np.array([7, 3, 3, 7, 5])
     assert [one.tolist() for one in by_group(groups)] == [[1, 2], [4], [0, 3]]

@@ -1,0 +1,122 @@
+"""The network that Homogeneous Learning was tried with, and how its nodes train it.
+
+It is trained thousands of times, so nothing here is done that training does not need: images lie in memory, and a step
+has no module's bookkeeping.
+
+Legend: R images, B images of a batch, K nodes, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossmodal.replicas.aggregation import State
+
+HIDDEN = 500
+
+
+class DigitNetwork(nn.Module):
+    """Two convolutions of 20 and 50 filters of 5 by 5, each with max-pooling, and two dense layers (LeNet).
+
+    Args:
+        classes: C.
+    """
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 20, 5)
+        self.second = nn.Conv2d(20, 50, 5)
+        self.dense = nn.Linear(4 * 4 * 50, HIDDEN)
+        self.out = nn.Linear(HIDDEN, classes)
+
+    def forward(self, images_B1HW: Tensor) -> Tensor:
+        """Return logits, (B, C), of images of 28 by 28."""
+        found = F.max_pool2d(F.relu(self.first(images_B1HW)), 2)
+        found = F.max_pool2d(F.relu(self.second(found)), 2)
+        logits_BC: Tensor = self.out(F.relu(self.dense(found.flatten(1))))
+        return logits_BC
+
+
+class DigitLearner:
+    """Trains the network at nodes, for `HomogeneousLearning`.
+
+    What comes of it depends on the state, the node and the seed alone.
+
+    Args:
+        images: uint8, (R, 28, 28), all that nodes have.
+        labels: Of each.
+        nodes: The numbers of the images that each node has.
+        held_out: Images that no node has, and their labels, by which a model is judged.
+        batch_size: B.
+        epochs: Over its rows that a node trains in a round.
+        lr: Of Adam.
+    """
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        nodes: Sequence[NDArray[np.int64]],
+        held_out: tuple[NDArray[np.uint8], NDArray[np.int64]],
+        *,
+        batch_size: int = 32,
+        epochs: int = 1,
+        lr: float = 1e-3,
+    ) -> None:
+        pixels_R, self._labels = _prepared(images), torch.from_numpy(labels)
+        self._nodes = [(pixels_R[rows], self._labels[rows]) for rows in map(torch.from_numpy, nodes)]
+        self._held_out = _prepared(held_out[0]), torch.from_numpy(held_out[1])
+        self._batch_size = batch_size
+        self._epochs = epochs
+        self._lr = lr
+        self._network = DigitNetwork()
+        self._parameters = dict(self._network.named_parameters())
+
+    def begin(self, seed: int) -> State:
+        """Return a model that nobody has trained."""
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            return {name: value.detach() for name, value in DigitNetwork().named_parameters()}
+
+    def train(self, state: State, node: int, seed: int) -> State:
+        """Return the model after a node has trained it for a round, with an optimizer of its own."""
+        self._load(state)
+        images_R, labels_R = self._nodes[node]
+        generator = torch.Generator().manual_seed(seed)
+        # one kernel for all parameters: of 50 steps the optimizer's bookkeeping would be a third
+        optimizer = torch.optim.Adam(self._parameters.values(), lr=self._lr, fused=True)
+        for _ in range(self._epochs):
+            order_R = torch.randperm(len(labels_R), generator=generator)
+            for rows in torch.split(order_R, self._batch_size):
+                loss = F.cross_entropy(self._network(images_R[rows]), labels_R[rows])
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        return {name: value.detach().clone() for name, value in self._parameters.items()}
+
+    def accuracy(self, state: State) -> float:
+        """Return the share of the held-out images that a model tells rightly."""
+        return float(self.right(state).double().mean())
+
+    def right(self, state: State) -> Tensor:
+        """Return which of the held-out images a model tells rightly."""
+        self._load(state)
+        images_R, labels_R = self._held_out
+        with torch.inference_mode():
+            return torch.cat([self._network(images).argmax(1) for images in torch.split(images_R, 250)]) == labels_R
+
+    def _load(self, state: State) -> None:
+        with torch.no_grad():
+            for name, value in state.items():
+                self._parameters[name].copy_(value)
+
+
+def _prepared(images: NDArray[np.uint8]) -> Tensor:
+    pixels_R1HW = torch.from_numpy(images.astype(np.float32) / 255).unsqueeze(1)
+    return (pixels_R1HW - 0.1307) / 0.3081  # the mean and the deviation of MNIST
