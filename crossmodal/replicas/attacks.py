@@ -87,6 +87,10 @@ class HostileEngine:
         """Score; hostile nodes score honestly."""
         return self._engine.score(states)
 
+    def measure(self, state: State) -> float:
+        """Measure."""
+        return self._engine.measure(state)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the engine's nodes keep."""
         return self._engine.state_dict()

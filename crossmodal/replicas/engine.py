@@ -74,6 +74,9 @@ class Engine(Protocol):
             states: Numbers of nodes, and what is to be scored there.
         """
 
+    def measure(self, state: State) -> float:
+        """Return how good a state is, by the first figure of the validation split."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return what nodes keep between rounds."""
 

@@ -19,11 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossmodal.replicas.aggregation import State
-
-GOAL = 0.80
-ROUNDS = 35
-MORE = 6  # features of a node beside its components
-BASE = 32.0  # of the reward, so that it is steep near the goal
+from crossmodal.replicas.handing_on import GOAL, MORE, ROUNDS, Way, reward
 
 
 class Learner(Protocol):
@@ -44,8 +40,7 @@ class HomogeneousLearning(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     An action is a node, which is handed the model, trains it and measures it. An observation has, for each node, the
     components of the model as the node last left it (`components`), K by C, in one row. Where more is observed, each
-    node has besides: how often and how lately it has trained, how far it is, whether it has the model now, how good the
-    model is, and how many rounds are over (`MORE`). The reward is 32^(accuracy - goal) - distance - 1. An episode ends
+    node has besides what `Way.observed` says. The reward is 32^(accuracy - goal) - distance - 1. An episode ends
     at the goal, or is cut off after so many rounds.
 
     Args:
@@ -78,9 +73,7 @@ class HomogeneousLearning(gymnasium.Env[NDArray[np.float32], np.int64]):
         self.goal = goal
         self.rounds = rounds
         self.nodes = nodes
-        self.node = 0  # that has the model
-        self.round = 0
-        self.accuracy = 0.0
+        self.way = Way(nodes, 0)
         self._width = nodes if width is None else width
         self._observes_more = observes_more
         self.features = self._width + (MORE if observes_more else 0)
@@ -90,8 +83,6 @@ class HomogeneousLearning(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._changes_KP = torch.empty(0)  # of each node's since, and their products with each other
         self._products_KK = torch.empty(0)
         self._state: State = {}
-        self._trained_K = np.zeros(nodes, dtype=int)  # how often
-        self._last_K = np.zeros(nodes, dtype=int)  # in which round
         self._episode = 0
 
     def reset(
@@ -110,10 +101,9 @@ class HomogeneousLearning(gymnasium.Env[NDArray[np.float32], np.int64]):
             self._began_P = _flat(self._state)
             self._changes_KP = torch.zeros(self.nodes, len(self._began_P))
             self._products_KK = torch.zeros(self.nodes, self.nodes, dtype=torch.float64)
-        self.node = int((options or {}).get("node", self.np_random.integers(self.nodes)))
-        self.round, self.accuracy = 0, 0.0
-        self._trained_K, self._last_K = np.zeros(self.nodes, dtype=int), np.zeros(self.nodes, dtype=int)
-        return self._observation(), {"node": self.node}
+        node = int((options or {}).get("node", self.np_random.integers(self.nodes)))
+        self.way = Way(self.nodes, node)
+        return self._observation(), {"node": node}
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Hand the model to a node, which trains it.
@@ -126,27 +116,24 @@ class HomogeneousLearning(gymnasium.Env[NDArray[np.float32], np.int64]):
             `accuracy`, `distance` and `node`.
         """
         node = int(action)
-        distance = float(self.distances_KK[self.node, node])
-        seed = int(np.random.SeedSequence([self._episode, self.round, node]).generate_state(1)[0])
+        distance = float(self.distances_KK[self.way.node, node])
+        seed = int(np.random.SeedSequence([self._episode, self.way.round, node]).generate_state(1)[0])
         self._state = self.learner.train(self._state, node, seed)
         if self._width:  # one row is another: nothing else is reckoned anew
             self._changes_KP[node] = _flat(self._state) - self._began_P
             products_K = (self._changes_KP @ self._changes_KP[node]).double()
             self._products_KK[node] = self._products_KK[:, node] = products_K
-        self.node = node
-        self.round += 1
-        self._trained_K[node] += 1
-        self._last_K[node] = self.round
-        self.accuracy = self.learner.accuracy(self._state)
-        told = {"accuracy": self.accuracy, "distance": distance, "node": node}
-        gained = reward(self.accuracy, distance, goal=self.goal)
-        return self._observation(), gained, self.accuracy >= self.goal, self.round >= self.rounds, told
+        accuracy = self.learner.accuracy(self._state)
+        self.way.go(node, accuracy)
+        told = {"accuracy": accuracy, "distance": distance, "node": node}
+        gained = reward(accuracy, distance, goal=self.goal)
+        return self._observation(), gained, accuracy >= self.goal, self.way.round >= self.rounds, told
 
     def branch(self) -> HomogeneousLearning:
         """Return a copy that goes on from here by itself."""
         other = copy.copy(self)
         other._changes_KP, other._products_KK = self._changes_KP.clone(), self._products_KK.clone()
-        other._trained_K, other._last_K = self._trained_K.copy(), self._last_K.copy()
+        other.way = copy.deepcopy(self.way)
         return other
 
     def _observation(self) -> NDArray[np.float32]:
@@ -154,26 +141,8 @@ class HomogeneousLearning(gymnasium.Env[NDArray[np.float32], np.int64]):
         if self._width:
             found_KC = components_of(self._products_KK, self._width).numpy()
         if self._observes_more:
-            own_K = np.arange(self.nodes) == self.node
-            of_all = np.ones(self.nodes)
-            more_KM = np.stack(
-                [
-                    self._trained_K / 3,
-                    np.where(self._trained_K > 0, np.exp(-(self.round - self._last_K) / 5), 0.0),
-                    10 * self.distances_KK[self.node],
-                    own_K,
-                    of_all * self.accuracy,
-                    of_all * self.round / self.rounds,
-                ],
-                axis=1,
-            )
-            found_KC = np.concatenate([found_KC, more_KM], axis=1)
+            found_KC = np.concatenate([found_KC, self.way.observed(self.distances_KK, self.rounds)], axis=1)
         return found_KC.astype(np.float32).flatten()
-
-
-def reward(accuracy: float, distance: float, *, goal: float = GOAL) -> float:
-    """Return what a round is worth: little far from the goal, 0 at it, less the way that the model went."""
-    return float(BASE ** (accuracy - goal) - distance - 1.0)
 
 
 def components(states: list[State], width: int) -> Tensor:

@@ -29,6 +29,7 @@ class LocalEngine:
         how: Nodes train.
         compressor: Of what they send.
         tell: Called with the number of jobs that are done, and of all.
+        val: The validation split.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class LocalEngine:
         *,
         compressor: Compressor | None = None,
         tell: Callable[[int, int], None] = lambda done, of: None,
+        val: ResumableLoader | None = None,
     ) -> None:
         self.nodes = len(loaders)
         self._module = module
@@ -47,6 +49,7 @@ class LocalEngine:
         self._compressor = compressor
         self._memories = [Memory() for _ in loaders]
         self._tell = tell
+        self._val = val
 
     def train(self, jobs: Sequence[Job]) -> list[Update]:
         """Train, in turn."""
@@ -81,6 +84,26 @@ class LocalEngine:
                     losses += float(torch.stack(list(terms.values())).sum()) * len(there)
                     rows += len(there)
         return losses / rows if rows else float("nan")
+
+    def measure(self, state: State) -> float:
+        """Return the first figure of the first task.
+
+        Raises:
+            ValueError: The data has no val split, or the model no task.
+        """
+        module = self._module
+        task, head = next(iter(module.heads), (None, None))
+        if self._val is None or head is None:
+            raise ValueError("replicas.method: measures the model, which needs a val split and a head")
+        load_sent(module, state)
+        module.eval()
+        metrics = head.metrics().to(module.device)
+        with torch.inference_mode(), self._how.context():
+            for batch in self._val:
+                there = batch.to(module.device)
+                if task in there.targets and len(there):
+                    metrics.update(head.activate(module(there)[task]), there.targets[task])
+        return float(next(iter(metrics.compute().values())))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what nodes keep between rounds."""

@@ -102,7 +102,13 @@ class ReplicatedModule(CrossModalModule):
             seed=self._seed,
             context=self.trainer.precision_plugin.train_step_context,
         )
-        self._engine = LocalEngine(self, self._loaders(), how, compressor=self.plan.compress, tell=self._tell)
+        data: PairedDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        self._engine = LocalEngine(
+            *(self, self._loaders(), how),
+            compressor=self.plan.compress,
+            tell=self._tell,
+            val=data.dataloader("val"),
+        )
         if self.plan.attack is not None:
             self._engine = HostileEngine(self._engine, self.plan.attack, seed=self._seed)
         began = {name: value.cpu() for name, value in sent_state(self).items()}
@@ -184,5 +190,6 @@ class ReplicatedModule(CrossModalModule):
         """Take what method and nodes kept, too."""
         super().on_load_checkpoint(checkpoint)
         self._loaded = checkpoint.get("replicas")
-        if self._loaded is not None and self.plan is not None:
+        # training has ended, and its best checkpoint is measured; before it begins there is nothing that could go on
+        if self._loaded is not None and self.plan is not None and self._engine is not None:
             self.plan.method.load_state_dict(self._loaded["method"])

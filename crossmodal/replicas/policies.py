@@ -70,7 +70,7 @@ def at_random(draw: np.random.Generator) -> Policy:
 
 def round_robin(environment: HomogeneousLearning) -> int:
     """Return the node whose number is next."""
-    return (environment.node + 1) % environment.nodes
+    return (environment.way.node + 1) % environment.nodes
 
 
 def greedy(environment: HomogeneousLearning) -> int:

@@ -69,6 +69,19 @@ def test_the_same_command_gives_the_same_and_fit_is_the_same_command(
     [
         pytest.param(("--replicas.compress", "crossmodal.replicas.compression.EightBits"), marks=pytest.mark.slow),
         pytest.param(("--replicas.method", "crossmodal.replicas.gossip.Gossip"), marks=pytest.mark.slow),
+        pytest.param(("--replicas.method", "crossmodal.replicas.split.SplitLearning"), marks=pytest.mark.slow),
+        pytest.param(
+            (
+                *(
+                    "--replicas.method",
+                    "crossmodal.replicas.handing_on.HandOn",
+                    "--replicas.method.begins_anew",
+                    "true",
+                ),
+                *("--replicas.method.policy", "crossmodal.replicas.handing_on.Learned", "--replicas.method.rounds", 2),
+            ),
+            marks=pytest.mark.slow,
+        ),
         ("--replicas.method", "crossmodal.replicas.segmented.Segmented", "--replicas.method.begins", 1),
     ],
 )

@@ -37,6 +37,11 @@ class Goals:
     def score(self, states: Sequence[tuple[int, State]]) -> list[float]:
         return [float((state["w"] - self.goals[node]).abs().mean()) for node, state in states]
 
+    def measure(self, state: State) -> float:
+        """Return how near a model is to the mean of all goals, 1 at it."""
+        apart = float((state["w"] - sum(self.goals) / len(self.goals)).abs().mean())
+        return 1 / (1 + apart)
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 

@@ -48,15 +48,15 @@ def test_looking_ahead_leaves_the_episode_as_it_is() -> None:
     before = here._observation()
     chosen = greedy(here)
     assert np.array_equal(before, here._observation())
-    assert here.round == 0
-    assert chosen == here.node  # it has not trained yet, and is nearest
+    assert here.way.round == 0
+    assert chosen == here.way.node  # it has not trained yet, and is nearest
     found = play(here, greedy, seed=0)
     assert (found.rounds, found.distance) == (NODES, pytest.approx(0.01 * (NODES - 1)))
 
 
 def test_who_looks_one_round_ahead_stays_where_the_way_costs_more_than_the_next_round_brings() -> None:
     here = HomogeneousLearning(Collects(), 10 * DISTANCES, goal=1.0)
-    assert set(play(here, greedy, seed=0).path) == {here.node}
+    assert set(play(here, greedy, seed=0).path) == {here.way.node}
     found = beam_search(here, seed=0, beam=4)
     assert (found.rounds, found.distance) == (NODES, pytest.approx(0.1 * (NODES - 1)))
 

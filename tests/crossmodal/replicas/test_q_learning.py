@@ -20,7 +20,7 @@ def play(here: HomogeneousLearning, policy: QLearning, seed: int, *, learns: boo
             policy.remember(observed, node, gained, then, ended=ended, is_over=ended or is_cut_off)
         observed = then
         if ended or is_cut_off:
-            return here.round
+            return here.way.round
 
 
 def learned(settings: Settings, episodes: int, **more: object) -> tuple[HomogeneousLearning, QLearning]:
