@@ -77,9 +77,9 @@ class HostileEngine:
             found[name] = before + change
         return found
 
-    def train_split(self, jobs: Sequence[Job]) -> tuple[list[Update], dict[str, Tensor]]:
+    def train_split(self, jobs: Sequence[Job], *, merge_every: int | None) -> tuple[list[Update], dict[str, Tensor]]:
         """Train; clients that are hostile send other parts of theirs."""
-        updates, server = self._engine.train_split(jobs)
+        updates, server = self._engine.train_split(jobs, merge_every=merge_every)
         began = {job.node: job for job in jobs}
         return [self._sent(one, began[one.node]) for one in updates], server
 

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from crossmodal.module import CrossModalModule
 from crossmodal.objectives import refuse_infinite
 from crossmodal.optimization import WarmupCosine
-from crossmodal.replicas.aggregation import State
+from crossmodal.replicas.aggregation import State, mean
 from crossmodal.replicas.engine import Job, Update
 from crossmodal.replicas.node import LocalTraining, load_sent, sent_state
 from datamodules.batch import PairedBatch
@@ -90,7 +90,12 @@ class _Client:
 
 
 def train_split(
-    module: CrossModalModule, loaders: Mapping[int, ResumableLoader], jobs: Sequence[Job], how: LocalTraining
+    module: CrossModalModule,
+    loaders: Mapping[int, ResumableLoader],
+    jobs: Sequence[Job],
+    how: LocalTraining,
+    *,
+    merge_every: int | None = None,
 ) -> tuple[list[Update], dict[str, Tensor]]:
     """Do a round: a batch of each client in turn, until all have had all of theirs.
 
@@ -99,6 +104,7 @@ def train_split(
         loaders: Of each client's rows.
         jobs: Of the clients, all of the same round; the server's part is that of the first.
         how: To train.
+        merge_every: So many batches of each client their parts are merged; None for not before the round's end.
 
     Returns:
         What clients have made of their parts, and the server's part.
@@ -117,7 +123,7 @@ def train_split(
     named = dict(module.named_parameters())
     devices = [module.device] if module.device.type == "cuda" else []
     module.train()
-    done, waiting = 0, list(clients)
+    done, turns, waiting = 0, 0, list(clients)
     with torch.random.fork_rng(devices), torch.enable_grad():
         torch.manual_seed(zlib.crc32(f"{how.seed} {jobs[0].round}".encode()))
         while waiting:
@@ -132,6 +138,9 @@ def train_split(
                         group["lr"] = lr * factor
                 _step(module, named, client, own_server, epoch_and_batch[1], how)
                 done += 1
+            turns += 1
+            if merge_every is not None and turns % merge_every == 0 and waiting:
+                _merge(clients)
     server = {name: value.cpu() for name, value in sent_state(module).items() if not is_client(name)}
     updates = []
     for client in clients:
@@ -150,6 +159,14 @@ def _client(module: CrossModalModule, loader: ResumableLoader, job: Job, how: Lo
 
     state = {name: value.clone() for name, value in job.state.items() if is_client(name)}
     return _Client(job, state, module.make_optimizer(), batches(), how.epochs * len(loader))
+
+
+def _merge(clients: Sequence[_Client]) -> None:
+    """Let all clients go on with the mean of their parts, by their rows."""
+    merged = mean([client.state for client in clients], [float(client.steps) for client in clients])
+    for client in clients:
+        client.state = dict(merged)
+        client.num_bytes += sum(value.nbytes for value in merged.values())
 
 
 def _step(

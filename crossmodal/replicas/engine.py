@@ -57,11 +57,12 @@ class Engine(Protocol):
     def train(self, jobs: Sequence[Job]) -> list[Update]:
         """Let nodes train; return what those have made of it that answer, in the order of the jobs."""
 
-    def train_split(self, jobs: Sequence[Job]) -> tuple[list[Update], dict[str, Tensor]]:
+    def train_split(self, jobs: Sequence[Job], *, merge_every: int | None) -> tuple[list[Update], dict[str, Tensor]]:
         """Let nodes train the part of the model that is theirs, and a server the rest, which it shares with all.
 
         Args:
             jobs: Of one round.
+            merge_every: So many batches of each node their parts are merged; None for not before the round's end.
 
         Returns:
             What nodes have made of their parts, and the server's part.

@@ -62,9 +62,9 @@ class LocalEngine:
             self._tell(number + 1, len(jobs))
         return done
 
-    def train_split(self, jobs: Sequence[Job]) -> tuple[list[Update], dict[str, Tensor]]:
+    def train_split(self, jobs: Sequence[Job], *, merge_every: int | None) -> tuple[list[Update], dict[str, Tensor]]:
         """Train with a server, which has the rest of the model."""
-        return train_split(self._module, dict(enumerate(self._loaders)), jobs, self._how)
+        return train_split(self._module, dict(enumerate(self._loaders)), jobs, self._how, merge_every=merge_every)
 
     def score(self, states: Sequence[tuple[int, State]]) -> list[float]:
         """Return the mean loss of each."""

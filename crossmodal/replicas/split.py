@@ -13,13 +13,19 @@ from crossmodal.replicas.method import Method, figures_of
 
 
 class SplitLearning(Method):
-    """Clients send tokens and get gradients back; what trains of their own parts is merged after each round.
+    """Clients send tokens and get gradients back; what trains of their own parts is merged each round, or oftener.
 
     After BiCSL (Sun & Ochiai, AAAI 2024, arXiv 2208.11435), whose contrastive loss between fused features and answers
     is that of `crossmodal.answer_projection.AnswerProjectionHead`. The server learns what is right of each row.
+
+    Args:
+        merge_every: So many batches of each client their parts are merged; null for not before the round's end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, merge_every: int | None = None) -> None:
+        if merge_every is not None and merge_every < 1:
+            raise ValueError(f"merge_every: batches of each client, at least 1, not {merge_every}")
+        self.merge_every = merge_every
         self._state: State = {}
         self._nodes = 0
 
@@ -34,7 +40,8 @@ class SplitLearning(Method):
 
     def round(self, engine: Engine, number: int) -> Told:
         """Let all clients train with the server, and merge their parts."""
-        updates, server = engine.train_split([Job(node, self._state, number) for node in range(self._nodes)])
+        jobs = [Job(node, self._state, number) for node in range(self._nodes)]
+        updates, server = engine.train_split(jobs, merge_every=self.merge_every)
         own = {name: value for name, value in self._state.items() if is_client(name)}
         figures = figures_of(updates, [own] * len(updates))
         if updates:

@@ -31,7 +31,9 @@ class Goals:
             found.append(Update(job.node, state, self.rows[job.node], loss, num_bytes=8))
         return found
 
-    def train_split(self, jobs: Sequence[Job]) -> tuple[list[Update], dict[str, torch.Tensor]]:
+    def train_split(
+        self, jobs: Sequence[Job], *, merge_every: int | None
+    ) -> tuple[list[Update], dict[str, torch.Tensor]]:
         raise NotImplementedError
 
     def score(self, states: Sequence[tuple[int, State]]) -> list[float]:

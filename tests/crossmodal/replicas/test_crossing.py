@@ -53,11 +53,11 @@ def test_no_graph_leads_across(module: CrossModalModule) -> None:
 
 def test_clients_take_turns_and_what_they_learn_is_merged(module: CrossModalModule) -> None:
     began = sent_state(module)
-    engine = LocalEngine(module, loaders(module), LocalTraining(epochs=8))
+    engine = LocalEngine(module, loaders(module), LocalTraining(epochs=5))
     method = SplitLearning()
     method.begin(began, 2, seed=0)
     losses = [method.round(engine, number).figures["train/loss"] for number in range(4)]
-    assert losses[-1] < 0.7 * losses[0], losses
+    assert losses[-1] < 0.8 * losses[0], losses
     again = SplitLearning()
     again.begin(began, 2, seed=0)
     assert again.round(engine, 0).figures["train/loss"] == losses[0]
@@ -68,6 +68,21 @@ def test_clients_take_turns_and_what_they_learn_is_merged(module: CrossModalModu
     resumed.load_state_dict(kept)
     resumed.round(engine, 1)
     assert equal(resumed.state, again.state)
+    load_sent(module, began)
+
+
+def test_parts_may_be_merged_within_a_round(module: CrossModalModule) -> None:
+    began, own = sent_state(module), dict(enumerate(loaders(module)))
+    jobs = [Job(node, began, 0) for node in own]
+    apart, _ = train_split(module, own, jobs, LocalTraining(epochs=2))
+    merged, _ = train_split(module, own, jobs, LocalTraining(epochs=2), merge_every=1)
+    size = sum(value.nbytes for value in merged[0].state.values())
+    assert [one.num_bytes - other.num_bytes for one, other in zip(merged, apart, strict=True)] == [4 * size] * 2
+    assert not equal(apart[0].state, apart[1].state)
+    assert equal(merged[0].state, merged[1].state)  # after the last batch, too
+    assert not equal(merged[0].state, apart[0].state)
+    with pytest.raises(ValueError, match="merge_every"):
+        SplitLearning(merge_every=0)
     load_sent(module, began)
 
 
