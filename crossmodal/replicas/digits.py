@@ -75,8 +75,13 @@ class DigitLearner:
         self._batch_size = batch_size
         self._epochs = epochs
         self._lr = lr
-        self._network = DigitNetwork()
-        self._parameters = dict(self._network.named_parameters())
+        self.network = DigitNetwork()
+        self._parameters = dict(self.network.named_parameters())
+        self._asked: tuple[State, Tensor] | None = None
+
+    def rows(self, node: int) -> tuple[Tensor, Tensor]:
+        """Return a node's images, as the network takes them, and their labels."""
+        return self._nodes[node]
 
     def begin(self, seed: int) -> State:
         """Return a model that nobody has trained."""
@@ -94,7 +99,7 @@ class DigitLearner:
         for _ in range(self._epochs):
             order_R = torch.randperm(len(labels_R), generator=generator)
             for rows in torch.split(order_R, self._batch_size):
-                loss = F.cross_entropy(self._network(images_R[rows]), labels_R[rows])
+                loss = F.cross_entropy(self.network(images_R[rows]), labels_R[rows])
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -104,12 +109,25 @@ class DigitLearner:
         """Return the share of the held-out images that a model tells rightly."""
         return float(self.right(state).double().mean())
 
+    def accuracies(self, state: State) -> list[float]:
+        """Return the same for each node, whose classes count as often as it has them."""
+        right_R, labels_R = self.right(state).double(), self._held_out[1]
+        counts_C = torch.bincount(labels_R, minlength=10).clamp_min(1)
+        of_class_C = torch.bincount(labels_R, weights=right_R, minlength=10) / counts_C
+        shares = [torch.bincount(labels, minlength=10) / len(labels) for _, labels in self._nodes]
+        return [float(share_C.double() @ of_class_C) for share_C in shares]
+
     def right(self, state: State) -> Tensor:
-        """Return which of the held-out images a model tells rightly."""
+        """Return which of the held-out images a model tells rightly; of the same state it is asked twice."""
+        if self._asked is None or self._asked[0] is not state:
+            self._asked = state, self._told(state)
+        return self._asked[1]
+
+    def _told(self, state: State) -> Tensor:
         self._load(state)
         images_R, labels_R = self._held_out
         with torch.inference_mode():
-            return torch.cat([self._network(images).argmax(1) for images in torch.split(images_R, 250)]) == labels_R
+            return torch.cat([self.network(images).argmax(1) for images in torch.split(images_R, 250)]) == labels_R
 
     def _load(self, state: State) -> None:
         with torch.no_grad():

@@ -9,7 +9,7 @@ Legend: K nodes, M features of a node.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ GOAL = 0.80
 ROUNDS = 35
 BASE = 32.0  # of the reward, so that it is steep near the goal
 FARTHEST = 0.1  # distances are drawn up to it
-MORE = 6  # features that are observed of a node
+MORE = 7  # features that are observed of a node
 
 
 def reward(accuracy: float, distance: float, *, goal: float = GOAL) -> float:
@@ -45,6 +45,7 @@ class Way:
         accuracy: After the last.
         trained: How often each node has trained it.
         last: In which round each did so last; 0 for never.
+        good: How good the model is with the rows of each node, as far as that is known.
     """
 
     nodes: int
@@ -53,13 +54,22 @@ class Way:
     accuracy: float = 0.0
     trained: list[int] = field(default_factory=list)
     last: list[int] = field(default_factory=list)
+    good: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.trained = self.trained or [0] * self.nodes
         self.last = self.last or [0] * self.nodes
+        self.good = self.good or [0.0] * self.nodes
 
-    def go(self, node: int, accuracy: float) -> None:
-        """Go on to a node, which trains the model."""
+    def go(self, node: int, accuracy: float, good: Sequence[float] | None = None) -> None:
+        """Go on to a node, which trains the model.
+
+        Args:
+            node: That does.
+            accuracy: After it.
+            good: With the rows of each node; None where only the whole is known.
+        """
+        self.good = [accuracy] * self.nodes if good is None else list(good)
         self.node, self.accuracy = node, accuracy
         self.round += 1
         self.trained[node] += 1
@@ -68,8 +78,8 @@ class Way:
     def observed(self, distances_KK: NDArray[np.float64], rounds: int) -> NDArray[np.float64]:
         """Return, of each node, what there is to know, (K, M).
 
-        That is how often and how lately it has trained, how far it is, whether it has the model now, how good that is,
-        and how many rounds are over.
+        That is how often and how lately it has trained, how far it is, whether it has the model now, how good that is
+        with its rows and altogether, and how many rounds are over.
 
         Args:
             distances_KK: Between nodes.
@@ -82,6 +92,7 @@ class Way:
                 np.where(trained_K > 0, np.exp(-(self.round - last_K) / 5), 0.0),
                 distances_KK[self.node] / FARTHEST,
                 np.arange(self.nodes) == self.node,
+                np.array(self.good),
                 of_all_K * self.accuracy,
                 of_all_K * self.round / rounds,
             ],

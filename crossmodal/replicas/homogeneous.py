@@ -9,7 +9,7 @@ Legend: K nodes, P numbers of a model, C components.
 from __future__ import annotations
 
 import copy
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -33,6 +33,14 @@ class Learner(Protocol):
 
     def accuracy(self, state: State) -> float:
         """Return how good a model is on rows that no node trains on, 0 to 1."""
+
+
+@runtime_checkable
+class TellsOfNodes(Protocol):
+    """A learner that also says how good a model is with the rows of each node."""
+
+    def accuracies(self, state: State) -> list[float]:
+        """Return K numbers, 0 to 1."""
 
 
 class HomogeneousLearning(gymnasium.Env[NDArray[np.float32], np.int64]):
@@ -124,7 +132,10 @@ class HomogeneousLearning(gymnasium.Env[NDArray[np.float32], np.int64]):
             products_K = (self._changes_KP @ self._changes_KP[node]).double()
             self._products_KK[node] = self._products_KK[:, node] = products_K
         accuracy = self.learner.accuracy(self._state)
-        self.way.go(node, accuracy)
+        more = None
+        if self._observes_more and isinstance(self.learner, TellsOfNodes):
+            more = self.learner.accuracies(self._state)
+        self.way.go(node, accuracy, more)
         told = {"accuracy": accuracy, "distance": distance, "node": node}
         gained = reward(accuracy, distance, goal=self.goal)
         return self._observation(), gained, accuracy >= self.goal, self.way.round >= self.rounds, told

@@ -29,6 +29,9 @@ def test_nodes_teach_what_they_have(learner: DigitLearner) -> None:
     assert before < 0.3
     assert learner.accuracy(state) > 0.9
     assert learner.right(state).shape == (300,)
+    told = learner.accuracies(learner.train(learner.begin(0), 3, 0))
+    assert np.argmax(told) == 3  # it has seen little else
+    assert np.mean(told) == pytest.approx(learner.accuracy(learner.train(learner.begin(0), 3, 0)), abs=0.02)
 
 
 def test_what_comes_of_it_depends_on_state_node_and_seed_alone(learner: DigitLearner) -> None:

@@ -74,14 +74,15 @@ def test_the_beam_finds_the_best_way_and_it_can_be_gone() -> None:
 
 def test_more_is_observed_where_that_is_wanted() -> None:
     plain, more = environment(width=2), environment(width=2, observes_more=True)
-    assert (plain.features, more.features) == (2, 8)
+    assert (plain.features, more.features) == (2, 9)
     more.reset(seed=1, options={"node": 0})
-    observed = more.step(np.int64(1))[0].reshape(NODES, 8)
-    often, lately, far, own, good, over = observed[:, 2:].T
+    observed = more.step(np.int64(1))[0].reshape(NODES, 9)
+    often, lately, far, own, with_its_rows, good, over = observed[:, 2:].T
     assert often.tolist() == pytest.approx([0, 1 / 3, 0, 0, 0])
     assert lately.tolist() == [0, 1, 0, 0, 0]
     assert far == pytest.approx(10 * DISTANCES[1])
     assert own.tolist() == [0, 1, 0, 0, 0]
     assert good.tolist() == pytest.approx([0.2] * NODES)
+    assert with_its_rows.tolist() == good.tolist()  # the learner does not tell
     assert over.tolist() == pytest.approx([1 / 35] * NODES)
     assert more.observation_space.contains(observed.flatten())
