@@ -3,7 +3,8 @@
 The experiment is configs/replicas/fedka_digits.yaml. What counts is the accuracy on the left-out domain's test rows
 after the last round; nothing is chosen by it.
 
-    python scripts/compare_fedka.py [--seeds 3] [--rounds 20] [--rows 1000] [--left_out photo print] [--quick]
+    python scripts/compare_fedka.py [--seeds 3] [--rounds 20] [--epochs 2] [--rows 1000] \\
+        [--left_out photo print] [--ways FedAvg FedKA] [--quick]
 
 Each run's figures are appended to a file (`--kept`), and a run that is in it is not done again, so that a killed script
 goes on. `--quick` takes one seed, two rounds and 200 rows a domain.
@@ -39,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=1, help="of a node in a round")
     parser.add_argument("--rows", type=int, default=1000, help="of each domain")
     parser.add_argument("--left_out", nargs="+", choices=DOMAINS, default=list(DOMAINS))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
@@ -47,20 +49,17 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.seeds, options.rounds, options.rows = 1, 2, 200
+    settings = {"rounds": options.rounds, "epochs": options.epochs, "rows": options.rows}
     kept = read(options.kept)
     for seed in range(options.seeds):  # of each way alike, so that a killed script has something to compare
         for left_out in options.left_out:
             for way in options.ways:
-                wanted = {
-                    **{"way": way, "left_out": left_out, "seed": seed},
-                    **{"rounds": options.rounds, "rows": options.rows},
-                }
+                wanted = {"way": way, "left_out": left_out, "seed": seed, **settings}
                 if not any(wanted.items() <= one.items() for one in kept):
                     kept.append(wanted | measured(way, left_out, seed, options))
                     options.kept.parent.mkdir(parents=True, exist_ok=True)
                     with options.kept.open("a") as file:
                         file.write(json.dumps(kept[-1]) + "\n")
-    settings = {"rounds": options.rounds, "rows": options.rows}
     found = [one for one in kept if settings.items() <= one.items() and one["seed"] < options.seeds]
     print(table(found, options.ways, options.left_out))
     print(json.dumps({"found": found}))
@@ -78,6 +77,7 @@ def measured(way: str, left_out: str, seed: int, options: argparse.Namespace) ->
         *("replicas", "fit", "--config", CONFIG, "--name", "compare_fedka", "--seed_everything", seed),
         *("--data.init_args.left_out", left_out, "--data.init_args.seed", seed),
         *("--data.init_args.rows_per_domain", options.rows, "--trainer.max_epochs", options.rounds),
+        *("--replicas.epochs", options.epochs),
         *("--trainer.limit_val_batches", 0, "--trainer.logger", "false"),
         *(f"--replicas.method.{part}={weight}" for part, weight in zip(PARTS, WAYS[way], strict=True)),
     )
