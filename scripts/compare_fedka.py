@@ -26,12 +26,12 @@ PARTS = ("disentangle", "match", "vote")
 WAYS: dict[str, tuple[float, float, float]] = {
     "FedAvg": (0, 0, 0),
     "f-DANN: disentangler alone": (1, 0, 0),
-    "FedKA": (1, 1, 1),
-    "matching alone": (0, 1, 0),
+    "FedKA": (1, 0.125, 1),
+    "matching alone": (0, 0.125, 0),
     "vote alone": (0, 0, 1),
-    "FedKA without disentangler": (0, 1, 1),
+    "FedKA without disentangler": (0, 0.125, 1),
     "FedKA without matching": (1, 0, 1),
-    "FedKA without vote": (1, 1, 0),
+    "FedKA without vote": (1, 0.125, 0),
 }
 
 

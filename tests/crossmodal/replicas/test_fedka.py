@@ -194,6 +194,20 @@ def test_the_server_goes_towards_what_nodes_agree_on(
     assert told.figures["train/vote/rows"] == len(rows)
     assert method.state["w"].tolist() == pytest.approx([0.5 * adaptation(2 / ROUNDS)] * 2)
     assert method.state["count"] == 7
+    method.round(engine, 2)
+    assert method.state["w"].tolist() == pytest.approx([0.5 * adaptation(3 / ROUNDS)] * 2)  # from the merged one again
+
+
+def test_the_next_round_may_begin_with_what_was_tuned(module: CrossModalModule) -> None:
+    engine = Voting([logits(2), logits(2)])
+    for sends in (False, True):
+        method = FedKA(0, 0, 1, sends_tuned=sends)
+        method.prepare(module, rounds=ROUNDS)
+        method.begin({"w": torch.zeros(2), "count": torch.tensor(0)}, 2, seed=0)
+        for number in range(2):
+            method.round(engine, number)
+        began = engine.jobs[-1].state["w"].tolist()
+        assert began == pytest.approx([adaptation(1 / ROUNDS) if sends else 0.0] * 2)
 
 
 def test_where_nobody_agrees_nothing_is_tuned(module: CrossModalModule) -> None:
@@ -231,10 +245,11 @@ def test_it_goes_on_where_it_was(module: CrossModalModule) -> None:
     engine = make_engine(module)
     whole = begun(FedKA(), module)
     whole.round(engine, 0)
-    kept = copy.deepcopy(whole.state_dict())
+    kept, first = copy.deepcopy((whole.state_dict(), dict(whole.state)))
     whole.round(engine, 1)
     again = begun(FedKA(), module, seed=5)
     again.load_state_dict(kept)
+    assert equal(again.state, first)
     again.round(engine, 1)
     assert equal(whole.state, again.state)
 
