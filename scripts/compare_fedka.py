@@ -66,9 +66,11 @@ def main() -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the figures of runs that are done; a line that was cut by a kill is passed over."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    """Return the figures of runs that are done; a line that was cut by a kill is taken away."""
+    whole, _, cut = (path.read_text() if path.exists() else "").rpartition("\n")
+    if cut:
+        path.write_text(f"{whole}\n" if whole else "")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def measured(way: str, left_out: str, seed: int, options: argparse.Namespace) -> dict[str, float]:

@@ -47,13 +47,13 @@ class FedKA(Federated):
 
     Where the paper and the authors' notebook leave a choice or differ:
 
-    - Features are matched in the same step as all else, each batch at the weight alpha. The notebook does it in a second
-      pass, one step of Adam for eight of the other's, with (by a slip, `=+`) one batch in eight: hence the weight 1/8.
-      The model that was sent gives its features without dropout.
-    - The tuned model is measured, and the merged one is sent, as in the notebook. `sends_tuned` sends the former: tuned
-      with the target alone it forgets the others, and early votes are poor.
-    - The notebook weighs the loss of the vote by alpha, which Adam does not notice within a round: here it is the change
-      that is weighed. The server sees each voted row once a round.
+    - Features are matched in the same step as all else, each batch at the weight alpha. The notebook does it in a
+      second pass, one step of Adam for eight of the other's, with (by a slip, `=+`) one batch in eight: hence the
+      weight 1/8. The model that was sent gives its features without dropout.
+    - The tuned model is measured, and the merged one is sent, as in the notebook. `sends_tuned` sends the former:
+      tuned with the target alone it forgets the others, and early votes are poor.
+    - The notebook weighs the loss of the vote by alpha, which Adam does not notice within a round: here it is the
+      change that is weighed. The server sees each voted row once a round.
     - Nodes begin each round with a new optimizer, as for all methods here.
 
     Args:
