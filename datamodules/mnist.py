@@ -5,9 +5,7 @@ Legend: R images.
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from datamodules.idx import read_idx
 from datamodules.paired import PairedDataModule, Split
 from datamodules.rows import NumberedIds, PairedRows
 from datamodules.sources import Source
@@ -22,31 +21,6 @@ from datamodules.sources import Source
 VARIABLE = "CROSSMODAL_DATA"
 FILES = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
 TRAINED = 5000  # of the images; those after it are for the test
-
-
-def read_idx(path: Path) -> NDArray[np.uint8]:
-    """Read an IDX file of bytes, gzipped or not, as an array of its shape.
-
-    Raises:
-        ValueError: It is none, or is cut off; the message names the file.
-    """
-    try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; MNIST's {' and '.join(FILES)} are wanted") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: is damaged: {error}") from error
-    dimensions = content[3] if len(content) > 3 else 0
-    begin = 4 + 4 * dimensions
-    if content[:3] != b"\0\0\x08" or len(content) < begin:
-        raise ValueError(f"{path}: is no IDX file of bytes")
-    shape = np.frombuffer(content[4:begin], ">u4").astype(int)
-    if len(content) - begin != shape.prod():
-        raise ValueError(
-            f"{path}: should have {shape.prod():,} bytes after its header, and has {len(content) - begin:,}"
-        )
-    return np.frombuffer(content, np.uint8, offset=begin).reshape(tuple(shape))
 
 
 def read_mnist(folder: str | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -61,7 +35,7 @@ def read_mnist(folder: str | None = None) -> tuple[NDArray[np.uint8], NDArray[np
     folder = folder or os.environ.get(VARIABLE)
     if not folder:
         raise ValueError(f"MNIST: give the folder that has mnist/ as data.init_args.folder, or in {VARIABLE}")
-    images, labels = (read_idx(Path(folder) / "mnist" / name) for name in FILES)
+    images, labels = (read_idx(Path(folder) / "mnist" / name).astype(np.uint8, copy=False) for name in FILES)
     if len(images) != len(labels):
         raise ValueError(f"{folder}/mnist: there are {len(images):,} images and {len(labels):,} labels")
     return images, labels.astype(np.int64)

@@ -35,6 +35,7 @@ class _State:
     optional: frozenset[str] = frozenset()
     told: set[str] = field(default_factory=set)  # modalities that are known to be absent
     rows: dict[Split, PairedRows] = field(default_factory=dict)
+    unlabelled: PairedRows | None = None
     readers: dict[Split, dict[str, Reader]] = field(default_factory=dict)
     dropout: dict[str, float] = field(default_factory=dict)
     train_loader: ResumableLoader | None = None
@@ -75,6 +76,10 @@ class PairedDataModule(LightningDataModule, ABC):
     @abstractmethod
     def load(self, split: Split) -> PairedRows | None:
         """Return a split's rows, or None if there is no such split."""
+
+    def load_unlabelled(self) -> PairedRows | None:
+        """Return rows without targets that training may look at, or None. Only methods that say so read them."""
+        return None
 
     def connect(self, transforms: Mapping[str, InputTransform], *, optional: Iterable[str] = ()) -> None:
         """Take each modality's transform; modalities without an expert are not read.
@@ -127,8 +132,35 @@ class PairedDataModule(LightningDataModule, ABC):
                 return None
             if len(rows) == 0:
                 raise ValueError(f"the {split} split of {type(self).__name__} has no rows")
-            self._paired.rows[split] = with_combined(rows.lacking(self._absent(rows)), self._paired.transforms)
+            self._paired.rows[split] = self._as_read(rows)
         return self._paired.rows[split]
+
+    def _as_read(self, rows: PairedRows) -> PairedRows:
+        return with_combined(rows.lacking(self._absent(rows)), self._paired.transforms)
+
+    def unlabelled(self) -> PairedRows | None:
+        """Return the rows without targets; they are loaded once."""
+        if self._paired.unlabelled is None and (rows := self.load_unlabelled()) is not None:
+            self._paired.unlabelled = self._as_read(rows)
+        return self._paired.unlabelled
+
+    def unlabelled_loader(self, rows: PairedRows, *, shuffle: bool) -> ResumableLoader:
+        """Return a loader of rows without targets, or of some of them, perhaps with targets that somebody guessed.
+
+        What is broken ends the reading: quarantine is for the rows of splits. Tokens are not kept.
+
+        Args:
+            rows: Over the sources of `unlabelled`.
+            shuffle: For training; else in their order, and transformed without chance.
+        """
+        readers = {
+            modality: rows.sources[modality].reader(transform if shuffle else transform.for_evaluation)
+            for modality, transform in self._paired.transforms.items()
+        }
+        batches = EpochBatches(
+            len(rows), batch_size=self.batch_size, shuffle=shuffle, seed=zlib.crc32(f"{self.seed} unlabelled".encode())
+        )
+        return ResumableLoader(PairedDataset(rows, readers), batches, num_workers=self.num_workers)
 
     def _absent(self, rows: PairedRows) -> set[str]:
         """Return the modalities that rows may lack altogether, and do."""

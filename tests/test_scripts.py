@@ -84,6 +84,41 @@ def test_an_interrupt_ends_all_processes_and_keeps_what_is_done() -> None:
     assert running.returncode == -signal.SIGINT
 
 
+def test_compare_fedka_goes_on_where_it_was_killed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    script = importlib.import_module("compare_fedka")
+    done: list[tuple[object, ...]] = []
+
+    def crossmodal(*arguments: object) -> Mock:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(arguments)
+        accuracy = 0.5 + 0.1 * len(done)
+        return Mock(figures={**{f"test/accuracy/{name}": accuracy for name in script.DOMAINS}, "seconds/fit": 1.0})
+
+    monkeypatch.setattr(script, "crossmodal", crossmodal)
+    kept = tmp_path / "kept.jsonl"
+    command = ["compare_fedka.py", "--seeds", "2", "--left_out", "print", "--ways", "FedAvg", "FedKA"]
+    monkeypatch.setattr(sys, "argv", [*command, "--kept", str(kept)])
+    with pytest.raises(KeyboardInterrupt):
+        script.main()
+    with kept.open("a") as file:
+        file.write('{"way": "FedKA", "left_o')  # what a kill leaves
+    first, done = done, []
+    script.main()
+    assert len(done) == 1  # of two seeds and two ways
+    assert [arguments[arguments.index("--seed_everything") + 1] for arguments in (*first, *done)] == [0, 0, 1, 1]
+    *table, last = capsys.readouterr().out.splitlines()
+    assert [{name: one[name] for name in ("way", "seed")} for one in json.loads(last)["found"]] == [
+        {"way": way, "seed": seed} for seed in range(2) for way in ("FedAvg", "FedKA")
+    ]
+    assert table[2:] == ["| FedAvg | 70.0 ± 14.1 | 70.0 ± 14.1 |", "| FedKA | 65.0 ± 7.1 | 65.0 ± 7.1 |"]
+    script.main()
+    assert len(done) == 1
+
+
 def test_what_compare_trust_tells_names_its_task(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

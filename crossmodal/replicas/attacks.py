@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crossmodal.replicas.aggregation import State
-from crossmodal.replicas.engine import Engine, Job, Update
+from crossmodal.replicas.engine import Engine, Job, Update, with_unlabelled
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,14 @@ class HostileEngine:
     def measure(self, state: State) -> float:
         """Measure."""
         return self._engine.measure(state)
+
+    def answer(self, states: Sequence[State]) -> list[dict[str, Tensor]]:
+        """Answer; it is the server that does."""
+        return with_unlabelled(self._engine).answer(states)
+
+    def tune(self, job: Job, rows: NDArray[np.int64], targets: Mapping[str, Tensor]) -> Update:
+        """Train at the server."""
+        return with_unlabelled(self._engine).tune(job, rows, targets)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the engine's nodes keep."""

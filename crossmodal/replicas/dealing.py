@@ -18,18 +18,28 @@ from crossmodal.replicas.partition import Rows
 from datamodules.batch import ABSENT
 from datamodules.rows import PairedRows
 
+NODE = "node_"  # and its number: the kind of the further rows that belong to a node
 QUANTILES = 10  # that stand for the classes of a quantity
 
 
 class Partition(ABC):
     """Which rows lie at which node."""
 
+    def groups(self, rows: PairedRows, labels_R: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return what rows are dealt by, the same numbers for the same in each split; by default their classes.
+
+        Args:
+            rows: R.
+            labels_R: The class of each row.
+        """
+        return labels_R
+
     @abstractmethod
     def deal(self, labels_R: NDArray[np.int64], nodes: int, *, seed: int) -> Rows:
         """Return the numbers of each node's rows, sorted; no row lies at two nodes.
 
         Args:
-            labels_R: The class of each row.
+            labels_R: The class of each row, or other groups that they are dealt by.
             nodes: K.
             seed: Of the drawing.
 
@@ -119,6 +129,43 @@ class ByClass(Partition):
     def deal(self, labels_R: NDArray[np.int64], nodes: int, *, seed: int) -> Rows:
         """Deal."""
         _refuse_other_count(nodes, len(np.unique(labels_R)), "classes")
+        return partition.by_group(labels_R)
+
+
+class ByKind(Partition):
+    """All rows of a kind to one node, such as those of a domain; see `PairedRows.kinds`.
+
+    Args:
+        kinds: Their names; by default all that the data has. A kind without rows in training has no node.
+    """
+
+    def __init__(self, kinds: list[str] | None = None) -> None:
+        self.kinds = kinds
+
+    def groups(self, rows: PairedRows, labels_R: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of each row's kind.
+
+        Raises:
+            ValueError: There is no such kind, or a row is of none, or of several.
+        """
+        there = [name for name in rows.kinds if not name.startswith(NODE)]
+        kinds = there if self.kinds is None else self.kinds
+        if unknown := [name for name in kinds if name not in there]:
+            raise ValueError(
+                f"replicas.partition: the data has no kind {unknown[0]!r}; it has {', '.join(there) or 'none'}"
+            )
+        of_kind_KR = np.array([rows.kinds[name] for name in kinds]).reshape(len(kinds), len(rows))
+        if len(wrong := np.flatnonzero(of_kind_KR.sum(0) != 1)):
+            raise ValueError(
+                f"replicas.partition: row {rows.ids[int(wrong[0])]} is of {of_kind_KR[:, wrong[0]].sum()} of the kinds "
+                f"{', '.join(kinds) or '(none)'}, and must be of one; name others in kinds"
+            )
+        kind_R: NDArray[np.int64] = of_kind_KR.argmax(0).astype(np.int64)
+        return kind_R
+
+    def deal(self, labels_R: NDArray[np.int64], nodes: int, *, seed: int) -> Rows:
+        """Deal, by the numbers of kinds."""
+        _refuse_other_count(nodes, len(np.unique(labels_R)), "kinds in training")
         return partition.by_group(labels_R)
 
 

@@ -2,13 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from crossmodal.replicas.aggregation import State
+from datamodules.batch import PairedBatch
+
+if TYPE_CHECKING:
+    from crossmodal.module import CrossModalModule
+
+LOCAL = "local."  # and a name: an entry of a state that is of the layers of `AtNode`, not of the module
+SERVER = -1  # in the place of a node's number
+
+
+class AtNode(Protocol):
+    """What is at work at a node during a job, beside the module that trains.
+
+    Args:
+        layers: Of its own, perhaps none; they train, and are sent as the entries of the state that begin with `LOCAL`.
+    """
+
+    layers: nn.Module
+
+    def terms(self, batch: PairedBatch, terms: dict[str, Tensor], done: float) -> dict[str, Tensor]:
+        """Return the named terms of which the loss is the sum.
+
+        Args:
+            batch: That the module was just given.
+            terms: The module's own, at least one.
+            done: Share of the job that is done.
+        """
+
+
+class Local(Protocol):
+    """What a method changes in how a node trains. It may be sent: what it is told when it is made is all it holds."""
+
+    def at(
+        self, module: CrossModalModule, job: Job, unlabelled: Iterator[PairedBatch] | None
+    ) -> AbstractContextManager[AtNode]:
+        """Begin a job, in a context that ends with it.
+
+        Args:
+            module: That trains, with the job's state.
+            job: That is begun.
+            unlabelled: Batches without targets, without end; None where there are no such rows.
+
+        Raises:
+            ValueError: It needs them, or the module does not fit.
+        """
 
 
 @dataclass(frozen=True)
@@ -21,6 +68,7 @@ class Job:
         round: Its number, from 0.
         proximal: How much it is kept near that state (FedProx); 0 not at all.
         clip: How far it may go from that state, as a norm over all entries; None as far as it likes.
+        local: Changes how it trains; None for nothing.
     """
 
     node: int
@@ -28,6 +76,7 @@ class Job:
     round: int
     proximal: float = 0.0
     clip: float | None = None
+    local: Local | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +89,7 @@ class Update:
         rows: That it has trained with.
         loss: In the mean over the rows; nothing where there was none.
         num_bytes: That it has sent.
+        terms: By name what the job's `local` has added to the loss, in the mean over the rows.
     """
 
     node: int
@@ -47,6 +97,7 @@ class Update:
     rows: int
     loss: float
     num_bytes: int
+    terms: Mapping[str, float] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -83,6 +134,38 @@ class Engine(Protocol):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from there."""
+
+
+@runtime_checkable
+class WithUnlabelled(Protocol):
+    """An engine whose server has rows without targets."""
+
+    def answer(self, states: Sequence[State]) -> list[dict[str, Tensor]]:
+        """Return, for each state, what it makes of these rows: by task raw outputs, in the order of the rows.
+
+        Raises:
+            ValueError: There are no such rows.
+        """
+
+    def tune(self, job: Job, rows: NDArray[np.int64], targets: Mapping[str, Tensor]) -> Update:
+        """Let the server train with some of these rows, once each, as if they had targets.
+
+        Args:
+            job: To do.
+            rows: Their numbers.
+            targets: Of these, by task.
+        """
+
+
+def with_unlabelled(engine: Engine) -> WithUnlabelled:
+    """Return an engine as one whose server has rows without targets.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(engine, WithUnlabelled):
+        raise ValueError(f"replicas.method wants rows without targets at the server; {type(engine).__name__} has none")
+    return engine
 
 
 @dataclass(frozen=True)

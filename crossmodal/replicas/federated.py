@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from crossmodal.replicas.aggregation import State
-from crossmodal.replicas.engine import Engine, Job, Told, Update
+from crossmodal.replicas.engine import Engine, Job, Local, Told, Update
 from crossmodal.replicas.merging import Adopt, Mean, Merge, Server
 from crossmodal.replicas.method import Method, figures_of
 from crossmodal.replicas.privacy import Privacy
@@ -67,15 +67,35 @@ class Federated(Method):
         draw = np.random.default_rng([self._seed, number])
         chosen = self._chosen(draw)
         clip = None if self.privacy is None else self.privacy.clip
-        jobs = [Job(node, self._state, number, proximal=self.proximal, clip=clip) for node in chosen]
+        began, local = self._state, self.local()
+        jobs = [Job(node, began, number, proximal=self.proximal, clip=clip, local=local) for node in chosen]
         updates = engine.train(jobs)
         figures = figures_of(updates, [job.state for job in jobs])
         merged = self._merged(updates, draw) if updates else {}
         if merged:
-            self._state = self.server(self._state, merged)
+            self._state = self.server(began, merged)
+            figures |= self.refine(engine, number, began, updates)
         if self.privacy is not None:
             figures["train/epsilon"] = self.privacy.epsilon(rounds=number + 1, share=self.share)
         return Told(figures, path=[one.node for one in updates])
+
+    def local(self) -> Local | None:
+        """Return what changes how nodes train; by default nothing."""
+        return None
+
+    def refine(self, engine: Engine, number: int, began: State, updates: list[Update]) -> dict[str, float]:
+        """Go on at the server, from the state that was merged; by default nothing is done.
+
+        Args:
+            engine: That nodes trained on.
+            number: Of the round.
+            began: The state that nodes began with.
+            updates: Of nodes.
+
+        Returns:
+            Figures to be logged, by name.
+        """
+        return {}
 
     def _chosen(self, draw: np.random.Generator) -> list[int]:
         if self.privacy is not None:  # each by itself, as the reckoning has it; perhaps none

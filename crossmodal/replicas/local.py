@@ -5,10 +5,14 @@ Other models would take as much memory each; on a CPU they are no quicker togeth
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crossmodal.module import CrossModalModule
@@ -17,6 +21,7 @@ from crossmodal.replicas.compression import Compressor
 from crossmodal.replicas.crossing import train_split
 from crossmodal.replicas.engine import Job, Update
 from crossmodal.replicas.node import LocalTraining, Memory, load_sent, train_at
+from crossmodal.replicas.unlabelled import Unlabelled
 from datamodules.loading import ResumableLoader
 
 
@@ -28,6 +33,7 @@ class LocalEngine:
         loaders: Of each node's rows.
         how: Nodes train.
         compressor: Of what they send.
+        unlabelled: Rows without targets: the server has them, and a job's `local` at each node may read them.
         tell: Called with the number of jobs that are done, and of all.
         val: The validation split.
     """
@@ -39,6 +45,7 @@ class LocalEngine:
         how: LocalTraining,
         *,
         compressor: Compressor | None = None,
+        unlabelled: Unlabelled | None = None,
         tell: Callable[[int, int], None] = lambda done, of: None,
         val: ResumableLoader | None = None,
     ) -> None:
@@ -47,6 +54,7 @@ class LocalEngine:
         self._loaders = loaders
         self._how = how
         self._compressor = compressor
+        self._unlabelled = unlabelled
         self._memories = [Memory() for _ in loaders]
         self._tell = tell
         self._val = val
@@ -55,16 +63,40 @@ class LocalEngine:
         """Train, in turn."""
         done = []
         for number, job in enumerate(jobs):
-            memory = self._memories[job.node]
-            done.append(
-                train_at(self._module, self._loaders[job.node], job, self._how, memory, self._compressor),
-            )
+            loader, memory = self._loaders[job.node], self._memories[job.node]
+            of_job = zlib.crc32(f"{self._how.seed} {job.node} {job.round}".encode())
+            further = None if job.local is None or self._unlabelled is None else self._unlabelled.endless(of_job)
+            done.append(train_at(self._module, loader, job, self._how, memory, self._compressor, further))
             self._tell(number + 1, len(jobs))
         return done
 
     def train_split(self, jobs: Sequence[Job], *, merge_every: int | None) -> tuple[list[Update], dict[str, Tensor]]:
         """Train with a server, which has the rest of the model."""
         return train_split(self._module, dict(enumerate(self._loaders)), jobs, self._how, merge_every=merge_every)
+
+    def answer(self, states: Sequence[State]) -> list[dict[str, Tensor]]:
+        """Answer, state by state."""
+        unlabelled, module, found = self._there(), self._module, []
+        module.eval()
+        for state in states:
+            load_sent(module, state)
+            with torch.inference_mode(), self._how.context():
+                outputs = [module(batch.to(module.device)) for batch in unlabelled.in_order()]
+            found.append({task: torch.cat([one[task] for one in outputs]).float().cpu() for task in outputs[0]})
+        return found
+
+    def tune(self, job: Job, rows: NDArray[np.int64], targets: Mapping[str, Tensor]) -> Update:
+        """Train at the server."""
+        loader = self._there().labelled(rows, targets)
+        return train_at(self._module, loader, job, replace(self._how, epochs=1), Memory())
+
+    def _there(self) -> Unlabelled:
+        if self._unlabelled is None:
+            raise ValueError(
+                "replicas.method wants rows without targets; the data has none (datamodules.digit_domains.DigitDomains "
+                "has with left_out)"
+            )
+        return self._unlabelled
 
     def score(self, states: Sequence[tuple[int, State]]) -> list[float]:
         """Return the mean loss of each."""

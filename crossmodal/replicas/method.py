@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch import Tensor
 from crossmodal.replicas.aggregation import State
 from crossmodal.replicas.compression import num_bytes
 from crossmodal.replicas.engine import Engine, Told, Update
+
+if TYPE_CHECKING:
+    from crossmodal.module import CrossModalModule
 
 MOST_NODES_SHOWN = 20  # of more a curve each would be a wall
 
@@ -25,6 +28,18 @@ class Method(ABC):
 
     takes_changes = False  # so that those that nodes send may be made smaller
     is_personal = False  # nodes use states of their own
+    reads_unlabelled = False  # training looks at rows without targets, where the data has such
+
+    def prepare(self, module: CrossModalModule, *, rounds: int) -> None:  # noqa: B027 - most need not look
+        """Look at what is trained, before it begins; by default nothing is made of it.
+
+        Args:
+            module: On its device.
+            rounds: In all.
+
+        Raises:
+            ValueError: The method cannot train it.
+        """
 
     @abstractmethod
     def begin(self, state: State, nodes: int, *, seed: int) -> None:
@@ -79,6 +94,10 @@ def figures_of(updates: Sequence[Update], states_sent: Sequence[State]) -> dict[
         "train/nodes": float(len(updates)),
         "train/bytes_up": float(sum(one.num_bytes for one in updates)),
         "train/bytes_down": float(sum(num_bytes(dict(state)) for state in states_sent)),
+        **{
+            f"train/loss/{name}": sum(one.terms.get(name, 0.0) * one.rows for one in updates) / max(1, rows)
+            for name in sorted({name for one in updates for name in one.terms})
+        },
         **{f"train/loss/node_{one.node}": one.loss for one in updates if len(updates) <= MOST_NODES_SHOWN},
     }
 

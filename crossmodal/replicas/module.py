@@ -13,18 +13,17 @@ from crossmodal.module import CrossModalModule
 from crossmodal.observers.logging import log
 from crossmodal.optimization import WarmupCosine
 from crossmodal.replicas.attacks import HostileEngine
-from crossmodal.replicas.dealing import labels, spread, without
+from crossmodal.replicas.dealing import NODE, labels, spread, without
 from crossmodal.replicas.engine import Engine, Told
 from crossmodal.replicas.local import LocalEngine
 from crossmodal.replicas.method import MOST_NODES_SHOWN
 from crossmodal.replicas.node import LocalTraining, load_sent, sent_state
 from crossmodal.replicas.partition import Rows
 from crossmodal.replicas.plan import Replicas
+from crossmodal.replicas.unlabelled import Unlabelled
 from datamodules.batch import PairedBatch
 from datamodules.loading import ResumableLoader
 from datamodules.paired import PairedDataModule, Split
-
-NODE = "node_"  # and its number: what figures of a node's validation rows are named after
 
 
 class ReplicatedModule(CrossModalModule):
@@ -38,8 +37,9 @@ class ReplicatedModule(CrossModalModule):
         self.automatic_optimization = False
         self.plan: Replicas | None = None
         self.told: list[Told] = []  # of each round
-        self.labels_R: NDArray[np.int64] = np.empty(0, np.int64)  # what the partition goes by
+        self.labels_R: NDArray[np.int64] = np.empty(0, np.int64)  # the rows' classes
         self.names: list[str] = []  # of its classes
+        self._groups_R: NDArray[np.int64] = np.empty(0, np.int64)  # what the partition goes by
         self.dealt: Rows = []
         self._clip_norm: float | None = None
         self._seed = 0
@@ -75,7 +75,8 @@ class ReplicatedModule(CrossModalModule):
             raise ValueError("replicas: need a data module with a train split")
         task, self.labels_R = labels(rows, self.plan.by)
         self.names = self.outputs[task] if not rows.targets[task].is_floating_point() else []
-        self.dealt = self.plan.partition.deal(self.labels_R, self.plan.nodes, seed=self._seed)
+        self._groups_R = self.plan.partition.groups(rows, self.labels_R)
+        self.dealt = self.plan.partition.deal(self._groups_R, self.plan.nodes, seed=self._seed)
         if self.plan.nodes <= MOST_NODES_SHOWN or self.plan.method.is_personal:
             self._give_to_nodes(data, "val")
         if self.plan.method.is_personal:
@@ -87,7 +88,8 @@ class ReplicatedModule(CrossModalModule):
         assert self.plan is not None
         if (rows := data.rows(split)) is None:
             return
-        node_V = spread(self.labels_R, self.dealt, labels(rows, self.plan.by)[1], seed=self._seed)
+        groups_V = self.plan.partition.groups(rows, labels(rows, self.plan.by)[1])
+        node_V = spread(self._groups_R, self.dealt, groups_V, seed=self._seed)
         for node in range(self.plan.nodes):
             data.mark(split, f"{NODE}{node}", node_V == node)
 
@@ -103,14 +105,17 @@ class ReplicatedModule(CrossModalModule):
             context=self.trainer.precision_plugin.train_step_context,
         )
         data: PairedDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        rows = data.unlabelled() if self.plan.method.reads_unlabelled else None
         self._engine = LocalEngine(
             *(self, self._loaders(), how),
             compressor=self.plan.compress,
+            unlabelled=None if rows is None else Unlabelled(data, rows),
             tell=self._tell,
             val=data.dataloader("val"),
         )
         if self.plan.attack is not None:
             self._engine = HostileEngine(self._engine, self.plan.attack, seed=self._seed)
+        self.plan.method.prepare(self, rounds=int(self.trainer.max_epochs or 1))
         began = {name: value.cpu() for name, value in sent_state(self).items()}
         self.plan.method.begin(began, self.plan.nodes, seed=self._seed)
         if self._loaded is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -16,8 +17,9 @@ from crossmodal.objectives import refuse_infinite
 from crossmodal.optimization import WarmupCosine
 from crossmodal.replicas.aggregation import State
 from crossmodal.replicas.compression import Compressor, compress, decompress, num_bytes
-from crossmodal.replicas.engine import Job, Update
+from crossmodal.replicas.engine import LOCAL, AtNode, Job, Update
 from crossmodal.replicas.server import proximal_term
+from datamodules.batch import PairedBatch
 from datamodules.loading import ResumableLoader
 
 
@@ -72,11 +74,12 @@ def sent_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_sent(module: nn.Module, state: State) -> None:
-    """Give a module what replicas send, in place."""
+    """Give a module what replicas send, in place; what is no part of the module is passed over."""
     there = module.state_dict()
     with torch.no_grad():
         for name, value in state.items():
-            there[name].copy_(value)
+            if not name.startswith(LOCAL):
+                there[name].copy_(value)
 
 
 def train_at(
@@ -86,6 +89,7 @@ def train_at(
     how: LocalTraining,
     memory: Memory,
     compressor: Compressor | None = None,
+    unlabelled: Iterator[PairedBatch] | None = None,
 ) -> Update:
     """Do a job.
 
@@ -99,6 +103,7 @@ def train_at(
         how: To train.
         memory: Of the node; it is changed.
         compressor: Of what is sent.
+        unlabelled: Batches without targets, without end, for the job's `local`; the same for the same job.
 
     Raises:
         ValueError: The loss is no longer finite.
@@ -107,23 +112,28 @@ def train_at(
     optimizer = module.make_optimizer()
     reached: set[str] = set()
     losses, rows = torch.zeros((), device=module.device), 0
+    added: dict[str, Tensor] = {}
     steps = how.epochs * len(loader)
     rate = WarmupCosine(steps * how.rounds, warmup=module.warmup) if how.rounds else None
-    base = [group["lr"] for group in optimizer.param_groups]
     devices = [module.device] if module.device.type == "cuda" else []
     module.train()
-    with torch.random.fork_rng(devices), torch.enable_grad():
+    with torch.random.fork_rng(devices), torch.enable_grad(), _local(module, job, unlabelled) as local:
+        if local is not None:
+            _begin_layers(local.layers, module, job, optimizer)
+        base = [group["lr"] for group in optimizer.param_groups]
         torch.manual_seed(zlib.crc32(f"{how.seed} {job.node} {job.round}".encode()))
         for step, (epoch, batch) in enumerate(islice(_batches(loader, how.epochs, job.round), how.steps)):
             batch = batch.to(module.device)
             for group, lr in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = lr * (1.0 if rate is None else rate(job.round * steps + step))
             with how.context():
-                terms = module.training_terms(batch)
+                terms = own = module.training_terms(batch)
+                if local is not None and own:
+                    terms = local.terms(batch, own, step / steps)
             if not terms:
                 continue
             refuse_infinite(terms, step, batch.ids)
-            loss = torch.stack(list(terms.values())).sum()
+            loss, task = (torch.stack(list(some.values())).sum() for some in (terms, own))
             total = loss + _proximal(module, job) if job.proximal else loss
             total.backward()  # type: ignore[no-untyped-call]
             module.balancing.after_backward(job.round * how.epochs + epoch)
@@ -132,8 +142,10 @@ def train_at(
                 nn.utils.clip_grad_norm_(module.parameters(), how.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            losses += loss.detach() * len(batch)
+            losses += task.detach() * len(batch)
             rows += len(batch)
+            for name in terms.keys() - own.keys():
+                added[name] = added.get(name, 0.0) + terms[name].detach() * len(batch)
     layers = {name.rpartition(".")[0] for name in reached}
     state = module.state_dict()
     trained = {
@@ -141,8 +153,27 @@ def train_at(
         for name in sent_names(module)
         if name in reached or (name.rpartition(".")[0] in layers and name not in dict(module.named_parameters()))
     }
+    if local is not None:
+        trained |= {f"{LOCAL}{name}": value.detach().clone() for name, value in local.layers.state_dict().items()}
     sent, size = _send(trained, job, memory, compressor)
-    return Update(job.node, sent, len(loader.dataset), float(losses) / rows if rows else float("nan"), size)
+    mean = float(losses) / rows if rows else float("nan")
+    means = {name: float(value) / rows for name, value in sorted(added.items())}
+    return Update(job.node, sent, len(loader.dataset), mean, size, means)
+
+
+def _local(
+    module: CrossModalModule, job: Job, unlabelled: Iterator[PairedBatch] | None
+) -> AbstractContextManager[AtNode | None]:
+    return nullcontext() if job.local is None else job.local.at(module, job, unlabelled)
+
+
+def _begin_layers(layers: nn.Module, module: CrossModalModule, job: Job, optimizer: torch.optim.Optimizer) -> None:
+    """Give layers beside the module the state that they are sent with, and let them train."""
+    state = {name.removeprefix(LOCAL): value for name, value in job.state.items() if name.startswith(LOCAL)}
+    layers.load_state_dict(state)
+    layers.to(module.device).train()
+    if parameters := list(layers.parameters()):
+        optimizer.add_param_group({"params": parameters})
 
 
 def _batches(loader: ResumableLoader, epochs: int, round_: int) -> Iterable[tuple[int, Any]]:

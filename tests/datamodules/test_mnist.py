@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.mnist import FILES, MNIST, TRAINED, read_idx, read_mnist
+from datamodules.mnist import FILES, MNIST, TRAINED, read_mnist
 
 
 def idx(values: np.ndarray) -> bytes:
@@ -25,30 +25,6 @@ def folder(tmp_path: Path) -> Path:
     for name, values in zip(FILES, (images, digits), strict=True):
         (tmp_path / "mnist" / name).write_bytes(gzip.compress(idx(values), mtime=0))
     return tmp_path
-
-
-def test_what_was_written_is_read_gzipped_or_not(tmp_path: Path) -> None:
-    values = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    for name, content in (("plain", idx(values)), ("gzipped", gzip.compress(idx(values)))):
-        (tmp_path / name).write_bytes(content)
-        assert np.array_equal(read_idx(tmp_path / name), values)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "file: no such file; MNIST's t10k-images-idx3-ubyte.gz and"),
-        (b"", "file: is no IDX file of bytes"),
-        (b"\x89PNG\r\n\x1a\n", "file: is no IDX file of bytes"),
-        (idx(np.zeros((2, 3), np.uint8))[:-1], "file: should have 6 bytes after its header, and has 5"),
-        (gzip.compress(idx(np.zeros(9, np.uint8)))[:-6], "file: is damaged"),
-    ],
-)
-def test_a_file_that_is_none_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / "file").write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        read_idx(tmp_path / "file")
 
 
 def test_splits_are_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +51,7 @@ def test_where_it_lies_must_be_told(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ValueError, match=r"MNIST: give the folder that has mnist/ as data.init_args.folder, or in CROSS"
     ):
         read_mnist()
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match=r"cannot read .*t10k-images"):
         read_mnist(str(tmp_path))
     with pytest.raises(ValueError, match="val_fraction"):
         MNIST(val_fraction=1.0)

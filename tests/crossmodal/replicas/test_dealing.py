@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from crossmodal.replicas.dealing import (
     IID,
+    NODE,
     ByClass,
+    ByKind,
     Dirichlet,
     MainClass,
     Partition,
@@ -42,6 +46,36 @@ def test_further_rows_come_to_nodes_as_classes_do() -> None:
         found = np.bincount(node_V[others == label], minlength=5) / 4000
         assert found == pytest.approx(counts_KC[:, label] / counts_KC[:, label].sum(), abs=0.03)
     assert np.bincount(node_V[others == 4], minlength=5) / 4000 == pytest.approx(counts_KC.sum(1) / 800, abs=0.03)
+
+
+def test_kinds_are_dealt_each_to_a_node_and_are_the_same_in_all_splits() -> None:
+    kinds = {name: np.arange(len(rows())) % 3 == number for number, name in enumerate("abc")}
+    absent = np.zeros(len(rows()), dtype=np.bool_)
+    of = replace(rows(), kinds={"left_out": absent, **kinds, f"{NODE}0": ~absent})
+    by_kind = ByKind()
+    groups = by_kind.groups(of, np.zeros(len(of), np.int64))
+    assert groups[:6].tolist() == [1, 2, 3, 1, 2, 3]
+    dealt = by_kind.deal(groups, 3, seed=0)
+    assert all(np.array_equal(own, np.flatnonzero(kinds[name])) for own, name in zip(dealt, "abc", strict=True))
+    some = of.select(np.flatnonzero(kinds["c"]))
+    assert set(by_kind.groups(some, np.zeros(len(some), np.int64))) == {3}
+    assert ByKind(["b", "c", "a"]).groups(of, groups)[:3].tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "nodes", "message"),
+    [
+        (["a", "z"], 2, "replicas.partition: the data has no kind 'z'; it has a, b, all"),
+        (None, 2, "row train/0 is of 2 of the kinds a, b, all, and must be of one"),
+        (["a"], 1, "row train/1 is of 0 of the kinds a, and must be of one"),
+        (["a", "b"], 3, "replicas.nodes: this partition wants as many as there are kinds in training, 2, not 3"),
+    ],
+)
+def test_kinds_that_do_not_part_the_rows_are_told(kinds: list[str] | None, nodes: int, message: str) -> None:
+    even = np.arange(len(rows())) % 2 == 0
+    of = replace(rows(), kinds={"a": even, "b": ~even, "all": even | ~even})
+    with pytest.raises(ValueError, match=message):
+        ByKind(kinds).deal(ByKind(kinds).groups(of, np.zeros(len(of), np.int64)), nodes, seed=0)
 
 
 def rows() -> PairedRows:
