@@ -14,6 +14,7 @@ from pathlib import Path
 from crossmodal.errors import TRACEBACK, UsageError, place_in_own_code, refuse
 from crossmodal.run_folder import RunFolder, given_run
 from crossmodal.sweep.search import BEGUN, SUMMARY
+from crossmodal.whole_files import write_text
 
 HELP = """\
 usage: crossmodal report RUN [RUN ...] [--output FILE.html] [--rows N]
@@ -127,8 +128,7 @@ def _write(options: Options, script: Future[str]) -> int:
             raise
         return refuse(f"{place_in_own_code(error)}{error}", 1)
     try:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(html, encoding="utf-8")
+        write_text(options.output, html)
     except OSError as error:
         return refuse(f"{options.output}: {error.strerror}; give another file with --output", 1)
     return 0

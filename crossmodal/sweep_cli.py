@@ -7,14 +7,13 @@ import difflib
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from importlib.util import find_spec
 from operator import or_
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crossmodal.arguments import configuration, flattened
 from crossmodal.arguments import read_options as read_keys
@@ -23,7 +22,8 @@ from crossmodal.output import is_quiet, say, tell
 from crossmodal.run_folder import RunFolder
 from crossmodal.sweep.experiment import begin, check_values, completed, own_values, warm_up
 from crossmodal.sweep.reading import read_search
-from crossmodal.sweep.search import GOALS, METHODS, TRIALS, Interval, Search, flags, short_names, written
+from crossmodal.sweep.search import GOALS, METHODS, TRIALS, Search, flags
+from crossmodal.sweep.telling import in_words, result, settings_of
 from crossmodal.sweep.trial import Outcome, TrialInterruptedError, processes, train
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class Plan:
         name: Of the experiment that they are runs of, such as `dots/sweep`.
         runs: The folder of all runs.
         trials: In all.
+        epochs: Of each; None if nobody knows.
         context: Of their processes.
     """
 
@@ -84,6 +85,7 @@ class Plan:
     name: str
     runs: Path
     trials: int
+    epochs: int | None
     context: ForkServerContext | SpawnContext
 
     @property
@@ -127,6 +129,9 @@ def read_options(arguments: list[str]) -> tuple[Options | None, list[str]]:
         raise UsageError("a sweep takes no --ckpt_path: its trials begin anew, and the same command goes on")
     if find_spec("optuna") is None:
         raise UsageError("a sweep needs Optuna: pip install 'crossmodal[sweep]'")
+    keys = [one.partition("=")[0] for one in given.search if "=" in one]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise UsageError(f"--search {twice} is given twice")
     search = reduce(or_, map(read_search, given.search), Search())
     search = replace(
         search,
@@ -173,7 +178,7 @@ def _sweep(options: Options, arguments: list[str]) -> int:
     size = search.size
     if search.method == "grid" and size is None:
         key = next(key for key, one in search.parameters.items() if one.size is None)
-        raise UsageError(f"{key}: a grid of {_in_words(search.parameters[key])} wants steps, as LOW..HIGH:STEP")
+        raise UsageError(f"{key}: a grid of {in_words(search.parameters[key])} wants steps, as LOW..HIGH:STEP")
     wanted = options.trials or search.trials or (size if search.method == "grid" else None) or TRIALS
     trials = wanted if size is None else min(wanted, size)
     check_values(search, arguments)
@@ -183,7 +188,8 @@ def _sweep(options: Options, arguments: list[str]) -> int:
     name = str(given.get("name") or (files[-1].stem if files else "experiment"))
     runs = Path(str(given.get("runs") or "runs"))
     class_paths = [str(value) for key, value in flattened(config) if key.endswith("class_path")]
-    plan = Plan(search, arguments, f"{name}/sweep", runs, trials, processes(class_paths))
+    epochs = (config.get("trainer") or {}).get("max_epochs")
+    plan = Plan(search, arguments, f"{name}/sweep", runs, trials, epochs, processes(class_paths))
     begin(plan.folder, config, search, prunes=options.prune)
     seed = config.get("seed_everything")
     study = Study(
@@ -205,7 +211,7 @@ def _try_all(study: Study, plan: Plan) -> int:
     done = f" ({ended} done)" if ended else ""
     say(f"sweep: {plan.folder}, {plan.trials} trials{done}, to {search.goal} {search.metric}")
     for key, one in search.parameters.items():
-        say(f"  {key}: {_in_words(one)}")
+        say(f"  {key}: {in_words(one)}")
     try:
         while True:
             with study.next_trial(plan.trials) as trial:
@@ -235,11 +241,14 @@ def _train(study: Study, trial: Trial, plan: Plan) -> None:
     run = RunFolder(plan.folder / str(trial.number))
     settings = study.values(trial)
     told = set(study.trials[trial.number].intermediate_values)
+    epochs = settings.get("trainer.max_epochs", plan.epochs)
 
     def should_stop(epoch: int, value: float) -> bool:
         _show(f"trial {trial.number}, {search.metric} {value:.4f} after epoch {epoch}")
         if epoch not in told:  # before it was killed
             trial.report(value, epoch)
+        if epoch == epochs:  # nothing would be spared
+            return False
         if trial.should_prune():  # asked again, a rule that counts who was asked says no
             trial.set_user_attr(STOPPED, True)
             return True
@@ -269,7 +278,7 @@ def _train(study: Study, trial: Trial, plan: Plan) -> None:
     study.tell(trial, outcome.state, outcome.value, error=outcome.error)
     _show("")
     done = study.trials[trial.number]
-    say(f"trial {trial.number}  {_result(done, search)}  {_settings(settings, search)}  {seconds:.1f} s")
+    say(f"trial {trial.number}  {result(done, search)}  {settings_of(settings, search)}  {seconds:.1f} s")
 
 
 def _tell_best(study: Study, search: Search, path: Path) -> int:
@@ -283,35 +292,11 @@ def _tell_best(study: Study, search: Search, path: Path) -> int:
         return 0
     if others := study.trained_elsewhere():
         print(f"trained by another process still: trial {', '.join(map(str, others))}")
-    print(f"best: trial {best.number}  {_result(best, search)}  {_settings(settings, search)}")
+    print(f"best: trial {best.number}  {result(best, search)}  {settings_of(settings, search)}")
     for key, share in study.importance().items():
         print(f"  {share:5.0%}  {key}")
     print(f"run: {run.path}\ntrials: {path}\npage: crossmodal report {study.folder}")
     return 0
-
-
-def _result(trial: FrozenTrial, search: Search) -> str:
-    from crossmodal.sweep.study import state_of
-
-    if error := trial.user_attrs.get("error"):
-        return f"failed: {error}"
-    after = f", stopped after epoch {max(trial.intermediate_values)}" if state_of(trial) == "pruned" else ""
-    return f"{search.metric} {'not finite' if trial.value is None else f'{trial.value:.4f}'}{after}"
-
-
-def _settings(settings: Mapping[str, Any], search: Search) -> str:
-    return "  ".join(f"{name} {_shown(settings[key])}" for key, name in short_names(search.parameters).items())
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else written(value)
-
-
-def _in_words(one: Any) -> str:
-    if not isinstance(one, Interval):
-        return ", ".join(map(written, one.values))
-    how = " (log)" if one.log else f" in steps of {one.step}" if one.step else ""
-    return f"{_shown(one.low)} to {_shown(one.high)}{how}"
 
 
 def _show(text: str) -> None:

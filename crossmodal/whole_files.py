@@ -21,10 +21,18 @@ def temporary_name(folder: Path) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all; null for what is not finite."""
+    write_text(path, json.dumps(known(value), indent=2, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: what was there stays until all is written, also where the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path.parent)
-    temporary.write_text(json.dumps(known(value), indent=2, sort_keys=True) + "\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def remove_abandoned(folder: Path) -> None:

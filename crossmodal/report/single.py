@@ -24,6 +24,8 @@ def report(run: RunFolder, checkpoint: Path, *, rows: int, command: str) -> Page
     record = Record.read(run)
     opened = Opened(run, checkpoint)
     subtitle, shown = str(checkpoint), []
+    if not record.figures:
+        subtitle += " (the run has not come to its end)"
     if opened.module.model.heads:
         split = opened.split()
         evaluation = evaluate(opened, split, rows=rows)

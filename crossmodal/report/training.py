@@ -22,6 +22,9 @@ MOST_FIGURES = 4
 STAGES = ("train", "val")
 
 
+MEMORY = {"memory/process_mib": "process", "memory/gpu_mib": "GPU"}
+
+
 @dataclass(frozen=True)
 class Record:
     """What a run left.
@@ -77,7 +80,8 @@ class Record:
         rows = [[title, value] for title, value in costs(self.figures)]
         memory = {name: points for name, points in self.history.items() if name.startswith("memory/")}
         rows += [
-            [f"{name.partition('/')[2]}, at most", shown(max(value for _, value in of))] for name, of in memory.items()
+            [f"memory of the {MEMORY.get(name, name)}, at most (MiB)", shown(max(value for _, value in of))]
+            for name, of in memory.items()
         ]
         waiting = self.history.get("train/waiting")
         if waiting:
@@ -95,8 +99,12 @@ class Record:
                 rows.append([key, str(about[key])])
         rows += [[name, str(version)] for name, version in dict(about.get("versions") or {}).items() if version]
         if not about:
-            texts.append("The run is of a release that did not store what it was trained with.")
-        command = f"{repeating(self.run, self.config.get('name'))}\n{own_command}"
+            texts.append("There is no environment.json: what the run was trained with is not known.")
+        command = repeating(self.run, self.config.get("name"))
+        if not self.figures:
+            texts.append("The run has not come to its end: it was stopped, or trains still. The first command goes on.")
+            command = f"{shlex.join([*going_on(self.run)])}\n{command}"
+        command = f"{command}\n{own_command}"
         return Section("How to reproduce", texts, tables=[("", [], rows)], listings=[("Commands", command)])
 
 
@@ -119,7 +127,8 @@ def training(records: Mapping[str, Record]) -> Section:
             plots += [curves(name, histories, [name]) for name in of[:MOST_CURVES]]
         else:
             plots.append(curves(title, histories, of[:MOST_CURVES], note=note))
-    return Section("Training", plots=[plot for plot in plots if plot is not None])
+    texts = [] if plots else ["metrics.csv has no two points of any figure, or is not there: there are no curves."]
+    return Section("Training", texts, plots=[plot for plot in plots if plot is not None])
 
 
 def _group(stage: str, rest: str) -> str:
@@ -166,6 +175,11 @@ def repeating(run: RunFolder, name: object) -> str:
     return shlex.join(["crossmodal", "fit", "--config", str(run.config), *named])
 
 
+def going_on(run: RunFolder) -> list[str]:
+    """Return the command that goes on with a run."""
+    return ["crossmodal", "fit", "--config", str(run.config), "--ckpt_path", str(run.path)]
+
+
 def _is_trial(run: RunFolder) -> bool:
     return (run.path.parent / BEGUN).is_file()
 
@@ -188,7 +202,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); it may have been cut off: delete it, and train on") from error
+        raise ValueError(
+            f"{path} is no JSON ({error}); it may have been cut off: delete it, and the page does without"
+        ) from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} is no JSON object; it is not as `crossmodal fit` wrote it")
     return found

@@ -145,7 +145,7 @@ def begin(folder: Path, config: Mapping[str, Any], search: Search, *, prunes: bo
             raise UsageError(f"{path} is damaged ({error!r}): delete {folder}, and sweep anew") from error
     for name, of in what.items():
         now = dict(flattened(of))
-        for key in [*before[name], *now]:
+        for key in sorted([*before[name], *now], key=lambda key: key == "order"):  # which follows from the others
             was, is_now = (written(one[key]) if key in one else "not given" for one in (before[name], now))
             if was != is_now:
                 raise UsageError(

@@ -98,3 +98,12 @@ def test_arguments_of_a_class_that_is_searched_need_fit_one_of_them() -> None:
         check_values(
             Search({"model.fusion.class_path": fusions, "model.fusion.init_args.slots": Choice((2, "many"))}), arguments
         )
+
+
+def test_what_differs_is_named_not_what_follows_from_it(tmp_path: Path) -> None:
+    first = completed(Search({LR: Choice((0.1, 0.2)), "model.warmup": Choice((0.0, 0.1))}), CONFIG)
+    begin(tmp_path, CONFIG, first, prunes=True)
+    with pytest.raises(
+        UsageError, match=r"began with another parameters.model.warmup.values \(\[0.0, 0.1\], now not given"
+    ):
+        begin(tmp_path, CONFIG, completed(Search({LR: Choice((0.1, 0.2))}), CONFIG), prunes=True)

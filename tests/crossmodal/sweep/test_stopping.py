@@ -47,7 +47,7 @@ def test_a_trial_that_is_to_be_stopped_is_whatever_becomes_of_the_sweep(
     """Killed while the trial is being saved. Successive halving says only once that it is to be stopped."""
     search = Search(SEARCH.parameters, metric="x", goal="maximize", early={"min_iter": 1, "eta": 2})
     study = open_study(tmp_path / "dots" / "sweep", search, prune_after=1)
-    plan = sweep_cli.Plan(search, [], "dots/sweep", tmp_path, 9, multiprocessing.get_context("spawn"))
+    plan = sweep_cli.Plan(search, [], "dots/sweep", tmp_path, 9, None, multiprocessing.get_context("spawn"))
     levels = iter([0.9, 0.8, 0.1])
 
     def train(*_: Any, should_stop: Callable[[int, float], bool], **__: Any) -> Outcome:
@@ -71,3 +71,25 @@ def test_a_trial_that_is_to_be_stopped_is_whatever_becomes_of_the_sweep(
         assert trial.number == 2
         sweep_cli._train(again, trial, plan)  # without training: there is no fourth level
     assert state_of(again.trials[2]) == "pruned"
+
+
+def test_none_is_stopped_in_its_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = open_study(tmp_path / "dots" / "sweep", prune_after=1)
+    plan = sweep_cli.Plan(SEARCH, [], "dots/sweep", tmp_path, 9, 2, multiprocessing.get_context("spawn"))
+    levels = iter([0.9, 0.9, 0.9, 0.9, 0.9, 0.1, 0.1])
+    asked: list[int] = []
+
+    def train(*_: Any, should_stop: Callable[[int, float], bool], **__: Any) -> Outcome:
+        level = next(levels)
+        for epoch in (1, 2) if len(asked) < 11 else (2,):  # the last one says nothing before its end
+            asked.append(epoch)
+            if should_stop(epoch, level):
+                return Outcome("pruned")
+        return Outcome("complete", level)
+
+    monkeypatch.setattr(sweep_cli, "train", train)
+    for _ in range(7):
+        with study.next_trial(9) as trial:
+            assert trial is not None
+            sweep_cli._train(study, trial, plan)
+    assert [state_of(one) for one in study.trials] == [*["complete"] * 5, "pruned", "complete"]
