@@ -3,7 +3,7 @@
 The experiment is configs/replicas/fedka_digits.yaml. What counts is the accuracy on the left-out domain's test rows
 after the last round; nothing is chosen by it.
 
-    python scripts/compare_fedka.py [--seeds 3] [--rounds 20] [--epochs 2] [--rows 1000] \\
+    python scripts/compare_fedka.py [--seeds 3] [--rounds 30] [--epochs 2] [--rows 1000] \\
         [--left_out photo print] [--ways FedAvg FedKA] [--quick]
 
 Each run's figures are appended to a file (`--kept`), and a run that is in it is not done again, so that a killed script
@@ -39,7 +39,7 @@ def main() -> None:
     """Compare, print a table, and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--epochs", type=int, default=1, help="of a node in a round")
     parser.add_argument("--rows", type=int, default=1000, help="of each domain")
     parser.add_argument("--left_out", nargs="+", choices=DOMAINS, default=list(DOMAINS))
