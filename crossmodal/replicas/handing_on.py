@@ -284,6 +284,7 @@ class HandOn(Method):
         """Return the model, its way, and what the policy keeps."""
         return {
             "state": dict(self._state),
+            "began": dict(self._began) if self.begins_anew else {},
             "way": asdict(self._way),
             "episode": self._episode,
             "distance": self._distance,
@@ -293,6 +294,7 @@ class HandOn(Method):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from there."""
         self._state, self._way = state_dict["state"], Way(**state_dict["way"])
+        self._began = state_dict["began"] or self._began  # who goes on begins with the trained model
         self._episode, self._distance = state_dict["episode"], state_dict["distance"]
         if state_dict["policy"]:
             self.policy.load_state_dict(state_dict["policy"])

@@ -71,7 +71,8 @@ def test_it_goes_on_where_it_was(policy: type[NextNode]) -> None:
         method.round(engine, number)
     kept = copy.deepcopy(method.state_dict())
     whole = [method.round(engine, number) for number in range(40, 60)]
-    again = begun(policy(), **more)
+    again = HandOn(policy(), **more)  # type: ignore[arg-type]
+    again.begin({"w": torch.full((2,), 9.0)}, 4, seed=0)  # as a model is that was trained
     again.load_state_dict(kept)
     assert [again.round(engine, number) for number in range(40, 60)] == whole
     assert torch.equal(again.state["w"], method.state["w"])
