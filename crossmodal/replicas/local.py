@@ -1,6 +1,6 @@
 """All nodes in this process, one after the other, with one model: what differs between them is what they learned.
 
-Other models would take as much memory each; on a CPU they are no quicker together (see `scripts/bench_replicas.py`).
+A model for each would take as much memory as many times.
 """
 
 from __future__ import annotations
