@@ -91,7 +91,7 @@ class CrossAttention(nn.Module):
             if allowed is not None:
                 scores_BHLN = scores_BHLN.masked_fill(~allowed, -torch.inf)
             best = scores_BHLN.topk(self.top_k, dim=-1).indices
-            winners = torch.zeros_like(scores_BHLN, dtype=torch.bool).scatter_(-1, best, True)
+            winners = torch.zeros_like(scores_BHLN, dtype=torch.bool).scatter(-1, best, True)
             return winners if allowed is None else winners & allowed
 
 

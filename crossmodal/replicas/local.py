@@ -1,11 +1,10 @@
 """All nodes in this process, one after the other, with one model: what differs between them is what they learned.
 
-A model for each would take as much memory as many times.
+A model for each would take as much memory as many times; so it does for as many as train side by side.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,8 @@ from crossmodal.replicas.aggregation import State
 from crossmodal.replicas.compression import Compressor
 from crossmodal.replicas.crossing import train_split
 from crossmodal.replicas.engine import Job, Update
-from crossmodal.replicas.node import LocalTraining, Memory, load_sent, train_at
+from crossmodal.replicas.node import LocalTraining, Memory, load_sent, seed_of, train_at
+from crossmodal.replicas.together import alike, refuse_what_is_not_stacked, train_together
 from crossmodal.replicas.unlabelled import Unlabelled
 from datamodules.loading import ResumableLoader
 
@@ -36,6 +36,10 @@ class LocalEngine:
         unlabelled: Rows without targets: the server has them, and a job's `local` at each node may read them.
         tell: Called with the number of jobs that are done, and of all.
         val: The validation split.
+        together: Nodes that train side by side, at most.
+
+    Raises:
+        ValueError: The model's nodes cannot train so.
     """
 
     def __init__(
@@ -48,7 +52,10 @@ class LocalEngine:
         unlabelled: Unlabelled | None = None,
         tell: Callable[[int, int], None] = lambda done, of: None,
         val: ResumableLoader | None = None,
+        together: int = 1,
     ) -> None:
+        if together > 1:
+            refuse_what_is_not_stacked(module)
         self.nodes = len(loaders)
         self._module = module
         self._loaders = loaders
@@ -58,17 +65,28 @@ class LocalEngine:
         self._memories = [Memory() for _ in loaders]
         self._tell = tell
         self._val = val
+        self._together = together
 
     def train(self, jobs: Sequence[Job]) -> list[Update]:
-        """Train, in turn."""
-        done = []
-        for number, job in enumerate(jobs):
-            loader, memory = self._loaders[job.node], self._memories[job.node]
-            of_job = zlib.crc32(f"{self._how.seed} {job.node} {job.round}".encode())
-            further = None if job.local is None or self._unlabelled is None else self._unlabelled.endless(of_job)
-            done.append(train_at(self._module, loader, job, self._how, memory, self._compressor, further))
-            self._tell(number + 1, len(jobs))
-        return done
+        """Train, in turn, or as many side by side as may."""
+        done: dict[int, Update] = {}
+        for numbers in alike(jobs, self._loaders, self._together):
+            some = [jobs[number] for number in numbers]
+            loaders = [self._loaders[job.node] for job in some]
+            memories = [self._memories[job.node] for job in some]
+            if len(some) > 1:
+                updates = train_together(self._module, loaders, some, self._how, memories, self._compressor)
+            else:
+                updates = [self._train_alone(some[0])]
+            done |= zip(numbers, updates, strict=True)
+            self._tell(len(done), len(jobs))
+        return [done[number] for number in range(len(jobs))]
+
+    def _train_alone(self, job: Job) -> Update:
+        loader, memory, further = self._loaders[job.node], self._memories[job.node], None
+        if job.local is not None and self._unlabelled is not None:
+            further = self._unlabelled.endless(seed_of(job, self._how))
+        return train_at(self._module, loader, job, self._how, memory, self._compressor, further)
 
     def train_split(self, jobs: Sequence[Job], *, merge_every: int | None) -> tuple[list[Update], dict[str, Tensor]]:
         """Train with a server, which has the rest of the model."""

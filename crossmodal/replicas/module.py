@@ -112,6 +112,7 @@ class ReplicatedModule(CrossModalModule):
             unlabelled=None if rows is None else Unlabelled(data, rows),
             tell=self._tell,
             val=data.dataloader("val"),
+            together=self.plan.together,
         )
         if self.plan.attack is not None:
             self._engine = HostileEngine(self._engine, self.plan.attack, seed=self._seed)

@@ -73,6 +73,17 @@ def sent_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: state[name].detach().clone() for name in sent_names(module)}
 
 
+def learned_names(module: nn.Module, reached: set[str]) -> list[str]:
+    """Return those of what is sent that a job has changed: parameters that had gradients, and buffers beside them."""
+    layers = {name.rpartition(".")[0] for name in reached}
+    parameters = {name for name, _ in module.named_parameters()}
+    return [
+        name
+        for name in sent_names(module)
+        if name in reached or (name.rpartition(".")[0] in layers and name not in parameters)
+    ]
+
+
 def load_sent(module: nn.Module, state: State) -> None:
     """Give a module what replicas send, in place; what is no part of the module is passed over."""
     there = module.state_dict()
@@ -121,8 +132,8 @@ def train_at(
         if local is not None:
             _begin_layers(local.layers, module, job, optimizer)
         base = [group["lr"] for group in optimizer.param_groups]
-        torch.manual_seed(zlib.crc32(f"{how.seed} {job.node} {job.round}".encode()))
-        for step, (epoch, batch) in enumerate(islice(_batches(loader, how.epochs, job.round), how.steps)):
+        torch.manual_seed(seed_of(job, how))
+        for step, (epoch, batch) in enumerate(islice(batches_of(loader, how.epochs, job.round), how.steps)):
             batch = batch.to(module.device)
             for group, lr in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = lr * (1.0 if rate is None else rate(job.round * steps + step))
@@ -146,19 +157,19 @@ def train_at(
             rows += len(batch)
             for name in terms.keys() - own.keys():
                 added[name] = added.get(name, 0.0) + terms[name].detach() * len(batch)
-    layers = {name.rpartition(".")[0] for name in reached}
     state = module.state_dict()
-    trained = {
-        name: state[name].detach().clone()
-        for name in sent_names(module)
-        if name in reached or (name.rpartition(".")[0] in layers and name not in dict(module.named_parameters()))
-    }
+    trained = {name: state[name].detach().clone() for name in learned_names(module, reached)}
     if local is not None:
         trained |= {f"{LOCAL}{name}": value.detach().clone() for name, value in local.layers.state_dict().items()}
-    sent, size = _send(trained, job, memory, compressor)
+    sent, size = send(trained, job, memory, compressor)
     mean = float(losses) / rows if rows else float("nan")
     means = {name: float(value) / rows for name, value in sorted(added.items())}
     return Update(job.node, sent, len(loader.dataset), mean, size, means)
+
+
+def seed_of(job: Job, how: LocalTraining) -> int:
+    """Return the seed of what is drawn in a job."""
+    return zlib.crc32(f"{how.seed} {job.node} {job.round}".encode())
 
 
 def _local(
@@ -176,7 +187,8 @@ def _begin_layers(layers: nn.Module, module: CrossModalModule, job: Job, optimiz
         optimizer.add_param_group({"params": parameters})
 
 
-def _batches(loader: ResumableLoader, epochs: int, round_: int) -> Iterable[tuple[int, Any]]:
+def batches_of(loader: ResumableLoader, epochs: int, round_: int) -> Iterable[tuple[int, PairedBatch]]:
+    """Yield the batches of a job, each with the number of its epoch in it."""
     for epoch in range(epochs):
         loader.sampler.set_epoch(round_ * epochs + epoch)
         for batch in loader:
@@ -189,7 +201,7 @@ def _proximal(module: CrossModalModule, job: Job) -> Tensor:
     return proximal_term(training, began, job.proximal)
 
 
-def _send(
+def send(
     trained: dict[str, Tensor], job: Job, memory: Memory, compressor: Compressor | None
 ) -> tuple[dict[str, Tensor], int]:
     """Return what arrives of what was trained, and of how many bytes it is."""

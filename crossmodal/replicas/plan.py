@@ -22,6 +22,8 @@ class Replicas:
         by: The task whose classes the partition goes by; by default the only one.
         lacks: By node, the modalities that it has not.
         epochs: Over its rows that a node trains in a round.
+        together: Nodes that train side by side, in one step of all: as many models are in memory at once. On a GPU, or
+            of small models, that takes less time. Nodes with other numbers of rows, or other modalities, train apart.
         decay: The learning rate falls over all rounds; else it stays as it is.
         compress: What makes that which nodes send smaller.
         attack: Nodes that are hostile, to try a method against.
@@ -33,13 +35,15 @@ class Replicas:
     by: str | None = None
     lacks: dict[int, list[str]] = field(default_factory=dict)
     epochs: int = 1
+    together: int = 1
     decay: bool = True
     compress: Compressor | None = None
     attack: Attack | None = None
 
     def __post_init__(self) -> None:
-        if self.nodes < 1 or self.epochs < 1:
-            raise ValueError(f"replicas: nodes ({self.nodes}) and epochs ({self.epochs}) are at least 1")
+        for name in ("nodes", "epochs", "together"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"replicas.{name}: at least 1, not {getattr(self, name)}")
         named = {"lacks": [*self.lacks], "attack.nodes": self.attack.nodes if self.attack else []}
         for key, nodes in named.items():
             if outside := [node for node in nodes if not 0 <= node < self.nodes]:

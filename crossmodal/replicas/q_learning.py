@@ -23,7 +23,7 @@ HIDDEN = (500, 200)
 
 @dataclass(frozen=True)
 class Settings:
-    """How is learned. The defaults are the paper's.
+    """How is learned. The defaults are the paper's, with what its authors' code adds: 128 transitions after an episode.
 
     Args:
         gamma: What a reward is worth a round later.
@@ -44,10 +44,10 @@ class Settings:
 
     gamma: float = 0.9
     capacity: int = 50_000
-    batch_size: int = 32
+    batch_size: int = 16
     lr: float = 1e-3
     decay: float = 0.02
-    steps: int = 1
+    steps: int = 8
     each_round: bool = False
     per_node: bool = False
     double: bool = False
