@@ -2,10 +2,11 @@
 
 Ten nodes, of which node n has 400 images of digit n and 100 of others, hand one network on until it tells 80 % of the
 held-out digits. Each policy plays the same episodes, by seed and number: the network, its first node and all training
-are drawn from these. What learned policies came to is that of the last episodes, in which they explore little.
+are drawn from these. `stay_N` stays N rounds at a node, then goes to the nearest of those that trained least often.
+What learned policies came to is that of the last episodes, in which they explore little.
 
     CROSSMODAL_DATA=/path/to/data python scripts/compare_homogeneous.py [--seeds 5] [--episodes 120] [--last 20]
-        [--policies random round_robin paper better greedy beam] [--results FILE.jsonl] [--quick]
+        [--policies random round_robin stay_1 stay_2 stay_3 paper better greedy beam] [--results FILE.jsonl] [--quick]
 
 Episodes are appended to the results as they come: the same command goes on where it was killed; learned policies begin
 their seed anew. Look-ahead and beam search train at all nodes for each round that they choose, and play fewer episodes.
@@ -29,13 +30,13 @@ from numpy.typing import NDArray
 from crossmodal.replicas.digits import DigitLearner
 from crossmodal.replicas.homogeneous import HomogeneousLearning
 from crossmodal.replicas.partition import main_class
-from crossmodal.replicas.policies import Episode, at_random, beam_search, greedy, play, round_robin
+from crossmodal.replicas.policies import Episode, at_random, beam_search, greedy, play, round_robin, staying
 from crossmodal.replicas.q_learning import BETTER, QLearning, Settings
 from datamodules.mnist import TRAINED, read_mnist
 
 NODES = 10
 LEARNED = {"paper": Settings(), "better": BETTER}
-PLAIN = ("random", "round_robin")
+PLAIN = ("random", "round_robin", "stay_1", "stay_2", "stay_3")
 AHEAD = {"greedy": 5, "beam": 2}  # episodes that are played: each takes as long as many of the others
 JUDGED = 1000  # of the held-out images, in each round; all 5,000 would take twice as long as training
 
@@ -86,6 +87,9 @@ def plain(name: str, here: HomogeneousLearning, seed: int, numbers: list[int]) -
         policies = {
             "random": at_random(np.random.default_rng([seed, number, 2])),
             "round_robin": round_robin,
+            "stay_1": staying(1),
+            "stay_2": staying(2),
+            "stay_3": staying(3),
             "greedy": greedy,
         }
         yield play(here, policies[name], seed=of) if name in policies else beam_search(here, seed=of)

@@ -9,8 +9,8 @@ Legend: K nodes, M features of a node.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,83 +21,7 @@ from crossmodal.replicas.aggregation import State
 from crossmodal.replicas.engine import Engine, Job, Told
 from crossmodal.replicas.method import Method, figures_of
 from crossmodal.replicas.q_learning import BETTER, QLearning
-
-GOAL = 0.80
-ROUNDS = 35
-BASE = 32.0  # of the reward, so that it is steep near the goal
-FARTHEST = 0.1  # distances are drawn up to it
-MORE = 7  # features that are observed of a node
-
-
-def reward(accuracy: float, distance: float, *, goal: float = GOAL) -> float:
-    """Return what a round is worth: little far from the goal, 0 at it, less the way that the model went."""
-    return float(BASE ** (accuracy - goal) - distance - 1.0)
-
-
-@dataclass
-class Way:
-    """The way of a model until now.
-
-    Args:
-        nodes: K.
-        node: That has it.
-        round: How many rounds are over.
-        accuracy: After the last.
-        trained: How often each node has trained it.
-        last: In which round each did so last; 0 for never.
-        good: How good the model is with the rows of each node, as far as that is known.
-    """
-
-    nodes: int
-    node: int
-    round: int = 0
-    accuracy: float = 0.0
-    trained: list[int] = field(default_factory=list)
-    last: list[int] = field(default_factory=list)
-    good: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.trained = self.trained or [0] * self.nodes
-        self.last = self.last or [0] * self.nodes
-        self.good = self.good or [0.0] * self.nodes
-
-    def go(self, node: int, accuracy: float, good: Sequence[float] | None = None) -> None:
-        """Go on to a node, which trains the model.
-
-        Args:
-            node: That does.
-            accuracy: After it.
-            good: With the rows of each node; None where only the whole is known.
-        """
-        self.good = [accuracy] * self.nodes if good is None else list(good)
-        self.node, self.accuracy = node, accuracy
-        self.round += 1
-        self.trained[node] += 1
-        self.last[node] = self.round
-
-    def observed(self, distances_KK: NDArray[np.float64], rounds: int) -> NDArray[np.float64]:
-        """Return, of each node, what there is to know, (K, M).
-
-        That is how often and how lately it has trained, how far it is, whether it has the model now, how good that is
-        with its rows and altogether, and how many rounds are over.
-
-        Args:
-            distances_KK: Between nodes.
-            rounds: At most.
-        """
-        trained_K, last_K, of_all_K = np.array(self.trained), np.array(self.last), np.ones(self.nodes)
-        return np.stack(
-            [
-                trained_K / 3,
-                np.where(trained_K > 0, np.exp(-(self.round - last_K) / 5), 0.0),
-                distances_KK[self.node] / FARTHEST,
-                np.arange(self.nodes) == self.node,
-                np.array(self.good),
-                of_all_K * self.accuracy,
-                of_all_K * self.round / rounds,
-            ],
-            axis=1,
-        )
+from crossmodal.replicas.way import FARTHEST, GOAL, MORE, ROUNDS, Way, nearest, reward
 
 
 class NextNode(ABC):
@@ -156,12 +80,21 @@ class InTurn(NextNode):
 
 
 class Nearest(NextNode):
-    """The nearest of those that have trained least often."""
+    """The nearest of those that have trained least often.
+
+    Args:
+        stay: Rounds that the model stays at a node before it is handed on.
+    """
+
+    def __init__(self, stay: int = 1) -> None:
+        if stay < 1:
+            raise ValueError(f"stay: so many rounds at a node, at least 1, not {stay}")
+        self.stay = stay
 
     def choose(self, way: Way, observed_KM: NDArray[np.float64], draw: np.random.Generator) -> int:
         """Return it."""
         far_K = observed_KM[:, 2]
-        return min(range(way.nodes), key=lambda node: (way.trained[node], far_K[node], node))
+        return nearest(way, far_K, self.stay)
 
 
 class Learned(NextNode):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossmodal.replicas.aggregation import State
-from crossmodal.replicas.handing_on import GOAL, MORE, ROUNDS, Way, reward
+from crossmodal.replicas.way import GOAL, MORE, ROUNDS, Way, reward
 
 
 class Learner(Protocol):

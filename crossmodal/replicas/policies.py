@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from crossmodal.replicas.homogeneous import HomogeneousLearning
+from crossmodal.replicas.way import nearest
 
 Policy = Callable[[HomogeneousLearning], int]
 
@@ -71,6 +72,11 @@ def at_random(draw: np.random.Generator) -> Policy:
 def round_robin(environment: HomogeneousLearning) -> int:
     """Return the node whose number is next."""
     return (environment.way.node + 1) % environment.nodes
+
+
+def staying(rounds: int) -> Policy:
+    """Return the policy that stays at a node for so many rounds, then goes to the nearest that trained least often."""
+    return lambda environment: nearest(environment.way, environment.distances_KK[environment.way.node], rounds)
 
 
 def greedy(environment: HomogeneousLearning) -> int:

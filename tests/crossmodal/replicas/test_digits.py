@@ -57,3 +57,12 @@ def test_the_network_is_the_paper_s() -> None:
         "dense.weight": (500, 800),
         "out.weight": (10, 500),
     }
+
+
+def test_nodes_side_by_side_learn_what_each_would_alone(learner: DigitLearner) -> None:
+    states = [learner.begin(number) for number in range(3)]
+    alone = [learner.train(state, number, number + 5) for number, state in enumerate(states)]
+    together = learner.train_together(states, range(3), range(5, 8))
+    for one, other in zip(alone, together, strict=True):
+        # Adam makes of a difference by rounding, where a gradient is nearly nothing, one of a step
+        torch.testing.assert_close(dict(one), dict(other), atol=2e-3, rtol=0.0)

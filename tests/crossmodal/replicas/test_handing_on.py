@@ -44,6 +44,15 @@ def test_the_nearest_comes_first_and_none_twice_before_all_have_trained() -> Non
         assert path[place + 1] == min(left, key=lambda node: method.distances_KK[path[place], node])
 
 
+def test_it_may_stay_some_rounds_at_each() -> None:
+    method, engine = begun(Nearest(stay=2), 4), Goals([1.0] * 4)
+    path = [method.round(engine, number).path[0] for number in range(8)]
+    assert path[::2] == path[1::2]
+    assert sorted(path[::2]) == list(range(4))
+    with pytest.raises(ValueError, match="stay"):
+        Nearest(stay=0)
+
+
 def test_episodes_begin_anew_at_the_goal_where_that_is_wanted() -> None:
     engine = Goals([1.0] * 4)
     method = begun(InTurn(), goal=0.75, begins_anew=True)

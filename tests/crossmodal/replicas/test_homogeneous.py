@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crossmodal.replicas.aggregation import State
-from crossmodal.replicas.handing_on import reward
 from crossmodal.replicas.homogeneous import HomogeneousLearning, components
+from crossmodal.replicas.way import reward
 
 DISTANCES = np.array([[0.0, 0.1, 0.2], [0.1, 0.0, 0.3], [0.2, 0.3, 0.0]])
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from crossmodal.replicas.aggregation import State
-from crossmodal.replicas.policies import at_random, beam_search, greedy, play, round_robin
+from crossmodal.replicas.policies import at_random, beam_search, greedy, play, round_robin, staying
 from tests.crossmodal.replicas.test_homogeneous import Collector, HomogeneousLearning
 
 # a ring: the neighbours on it are near
@@ -30,6 +30,12 @@ def test_who_goes_round_sees_all_on_the_shortest_way() -> None:
     assert (found.rounds, found.distance) == (NODES, pytest.approx(0.01 * NODES))
     assert sorted(found.path) == list(range(NODES))
     assert found.accuracies == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_who_stays_at_each_node_goes_half_as_far_in_as_many_rounds() -> None:
+    found = play(environment(), staying(2), seed=3)
+    assert found.path[::2][: NODES - 1] == found.path[1::2][: NODES - 1]
+    assert (found.rounds, found.distance) == (2 * NODES - 1, pytest.approx(0.01 * (NODES - 1)))
 
 
 def test_chance_takes_longer_and_is_repeated_by_its_seed() -> None:
