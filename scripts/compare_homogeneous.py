@@ -10,6 +10,7 @@ What learned policies came to is that of the last episodes, in which they explor
 
 Episodes are appended to the results as they come: the same command goes on where it was killed; learned policies begin
 their seed anew. Look-ahead and beam search train at all nodes for each round that they choose, and play fewer episodes.
+On two cores two commands with other policies, or other seeds, may write to the same file.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from datamodules.mnist import TRAINED, read_mnist
 NODES = 10
 LEARNED = {"paper": Settings(), "better": BETTER}
 PLAIN = ("random", "round_robin", "stay_1", "stay_2", "stay_3")
-AHEAD = {"greedy": 5, "beam": 2}  # episodes that are played: each takes as long as many of the others
+AHEAD = {"greedy": 10, "beam": 5}  # episodes that are played: each takes as long as many of the others
 JUDGED = 1000  # of the held-out images, in each round; all 5,000 would take twice as long as training
 
 

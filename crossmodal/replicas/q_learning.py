@@ -58,6 +58,7 @@ class Settings:
 
 
 BETTER = Settings(
+    decay=0.05,  # it has learned what it can after some forty episodes
     batch_size=64,
     steps=4,
     each_round=True,
