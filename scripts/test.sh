@@ -17,4 +17,6 @@ fi
 ruff check .
 ruff format --check .
 mypy
-pytest "${select[@]}" "$@"
+# a file's tests share what they set up, so a file is one process's; each has a core to itself
+export OMP_NUM_THREADS=1
+pytest -n auto --dist loadfile "${select[@]}" "$@"
