@@ -6,18 +6,23 @@ segmented: 5 of 10 nodes have other names for the digits. One model for all, seg
     itself.
 
     CROSSMODAL_DATA=/path/to/data python scripts/compare_replicas.py [--experiments hostile segmented] [--seeds 3]
-        [--rounds 15] [--alpha 1.0] [--quick]
+        [--rounds 15] [--alpha 1.0] [--kept runs/compare_replicas.jsonl] [--processes 2] [--quick]
 
 Images of each digit are dealt out in shares from a Dirichlet distribution (`--alpha`). What is told is the accuracy on
-the 5,000 test images, those of each group by its own names.
+the 5,000 test images, those of each group by its own names. What is measured is appended to a file, and what is in it
+is not measured again, so that a killed script goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import statistics
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,16 +134,13 @@ def trained(method: Method, there: Engine, began: State, rounds: int, seed: int)
     return method
 
 
-def hostile(data: str | None, seed: int, rounds: int, alpha: float) -> dict[str, float]:
-    """Return the accuracy of each rule under each attack."""
-    found = {}
+def hostile(data: str | None, seed: int, rounds: int, alpha: float, rule: str, attack: str) -> dict[str, float]:
+    """Return the accuracy of a rule under an attack."""
     here, (learner,) = engine(data, seed, alpha, other_names=False)
-    for rule, merge in RULES.items():
-        for name, attack in ATTACKS.items():
-            there = here if attack is None else HostileEngine(here, attack, seed=seed)
-            done = trained(Federated(merge), there, learner.begin(seed), rounds, seed)
-            found[f"{rule} / {name}"] = learner.accuracy(done.state)
-    return found
+    of = ATTACKS[attack]
+    there = here if of is None else HostileEngine(here, of, seed=seed)
+    done = trained(Federated(RULES[rule]), there, learner.begin(seed), rounds, seed)
+    return {f"{rule} / {attack}": learner.accuracy(done.state)}
 
 
 class _Group:
@@ -180,37 +182,69 @@ def segmented(data: str | None, seed: int, rounds: int, alpha: float) -> dict[st
     }
 
 
+def measured(of: dict[str, Any], data: str | None) -> dict[str, float]:
+    """Return what is to be measured, in a process of its own."""
+    torch.set_num_threads(1)
+    settings = {key: value for key, value in of.items() if key != "experiment"}
+    return {"hostile": hostile, "segmented": segmented}[of["experiment"]](data, **settings)
+
+
 def main() -> None:
     """Compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    by = {"hostile": hostile, "segmented": segmented}
-    parser.add_argument("--experiments", nargs="+", choices=[*by], default=[*by])
+    what: dict[str, list[dict[str, str]]] = {
+        "hostile": [{"rule": rule, "attack": attack} for rule in RULES for attack in ATTACKS],
+        "segmented": [{}],
+    }
+    parser.add_argument("--experiments", nargs="+", choices=[*what], default=[*what])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--alpha", type=float, default=1.0)
     parser.add_argument("--data", help="the folder that has mnist/; by default what CROSSMODAL_DATA says")
+    parser.add_argument("--kept", type=Path, default=Path("runs/compare_replicas.jsonl"))
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true", help="one seed, 3 rounds")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     if options.quick:
         options.seeds, options.rounds = 1, 3
+    try:
+        read_mnist(options.data)
+    except ValueError as error:
+        parser.exit(1, f"{error}\n")
+    settings = {"rounds": options.rounds, "alpha": options.alpha}
+    wanted = [
+        {"experiment": name, "seed": seed, **settings, **one}
+        for name in options.experiments
+        for seed in range(options.seeds)
+        for one in what[name]
+    ]
+    options.kept.parent.mkdir(parents=True, exist_ok=True)
+    lines = options.kept.read_text().splitlines() if options.kept.exists() else []
+    kept = {json.dumps(of): found for of, found in map(json.loads, lines)}
+    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
+        begun = {pool.submit(measured, of, options.data): of for of in wanted if json.dumps(of) not in kept}
+        for done in as_completed(begun):
+            of, found = begun[done], done.result()
+            kept[json.dumps(of)] = found
+            with options.kept.open("a") as file:
+                file.write(json.dumps([of, found]) + "\n")
+            told = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
+            print(f"{of['experiment']}, seed {of['seed']}: {told}", flush=True)
+    summary([(of["experiment"], kept[json.dumps(of)]) for of in wanted])
+
+
+def summary(measured_: Sequence[tuple[str, Mapping[str, float]]]) -> None:
+    """Print a table of each experiment, over seeds, and one line of JSON."""
     told: dict[str, dict[str, list[float]]] = {}
-    for name in options.experiments:
-        for seed in range(options.seeds):
-            try:
-                found = by[name](options.data, seed, options.rounds, options.alpha)
-            except ValueError as error:
-                parser.exit(1, f"{error}\n")
-            for key, value in found.items():
-                told.setdefault(name, {}).setdefault(key, []).append(value)
-            print(
-                f"{name}, seed {seed}: " + ", ".join(f"{key} {value:.3f}" for key, value in found.items()), flush=True
-            )
+    for name, found in measured_:
+        for key, value in found.items():
+            told.setdefault(name, {}).setdefault(key, []).append(value)
+    for name, figures in told.items():
         rows = [
             [key, f"{statistics.fmean(of):.4f}", f"{statistics.stdev(of) if len(of) > 1 else 0.0:.4f}"]
-            for key, of in told[name].items()
+            for key, of in figures.items()
         ]
-        print(f"\n{markdown([name, 'mean', 'deviation'], rows)}\n", flush=True)
+        print(f"\n{markdown([name, 'mean', 'deviation'], rows)}\n")
     print(json.dumps(told))
 
 

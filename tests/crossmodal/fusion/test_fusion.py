@@ -99,7 +99,10 @@ def test_which_modality_a_token_has_counts(fusion: Fusion) -> None:
     assert (fusion(swapped) - fusion(tokens))[1:].abs().amax((1, 2)).min() > 1e-3
 
 
-@pytest.mark.parametrize("present", [set(s) for n in range(4) for s in itertools.combinations(MODALITIES, n)], ids=str)
+SUBSETS = [names for count in range(4) for names in itertools.combinations(MODALITIES, count)]
+
+
+@pytest.mark.parametrize("present", map(set, SUBSETS), ids=["+".join(names) or "none" for names in SUBSETS])
 def test_any_subset_of_the_modalities(fusion: Fusion, present: set[str]) -> None:
     tokens = some_tokens()
     some = {
