@@ -87,6 +87,20 @@ class EpochBar(RichProgressBar):
         """Return what is shown beside it, without the run's number, which is no figure."""
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
+    def show_part(self, done: int, of: int) -> None:
+        """Show how much is done of an epoch that is one step for the trainer, such as a round of many nodes."""
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            self.progress.update(self.train_progress_bar_id, total=of, completed=done)
+            self.refresh()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Count the step; where it is one of parts, all of them are done."""
+        super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            of = self.progress.tasks[self.progress.task_ids.index(self.train_progress_bar_id)].total
+            if not pl_module.automatic_optimization and of:
+                self.show_part(int(of), int(of))
+
 
 class EpochLines(Callback):
     """One line an epoch, where no terminal shows a progress bar."""

@@ -49,6 +49,7 @@ def read_options(arguments: list[str]) -> tuple[Options | None, list[str]]:
 def main(options: Options, arguments: list[str]) -> int:
     """Train; return the exit status."""
     from crossmodal import training_cli
+    from crossmodal.console import EpochBar
     from crossmodal.replicas.module import ReplicatedModule
     from crossmodal.replicas.watching import WatchReplicas
 
@@ -77,11 +78,14 @@ def main(options: Options, arguments: list[str]) -> int:
         def instantiate_trainer(self, **kwargs: Any) -> Trainer:
             """Build the trainer; nodes clip their gradients themselves, and each round is logged."""
             settings = self._get(self.config_init, "trainer")
+            trainer = super().instantiate_trainer(**kwargs, gradient_clip_val=None, log_every_n_steps=1)
+            bar = trainer.progress_bar_callback
             self.model.replicate(
                 self._get(self.config_init, "replicas"),
                 clip_norm=settings.gradient_clip_val,
                 seed=int(self.settings.seed_everything or 0),
+                **({"tell": bar.show_part} if isinstance(bar, EpochBar) else {}),
             )
-            return super().instantiate_trainer(**kwargs, gradient_clip_val=None, log_every_n_steps=1)
+            return trainer
 
     return training_cli.main(ReplicasCLI)
