@@ -22,12 +22,15 @@ GRACE = 1.0  # seconds that this process may live on after its SuperLink
 app = ServerApp()
 
 
+class NotTrainedError(Exception):
+    """What is wrong was said; the run has failed."""
+
+
 def main(grid: Grid, context: Context) -> None:
     """Train, as the run's configuration says."""
     if status := _fit(grid, context):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        raise SystemExit(status)
+        sys.tracebacklimit = 0  # Flower prints how it came about, which was said in a line
+        raise NotTrainedError(f"no model was trained: exit status {status}")
 
 
 app.main()(main)
