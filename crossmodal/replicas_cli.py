@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pytorch_lightning import Trainer
     from pytorch_lightning.cli import LightningArgumentParser
 
+    from crossmodal.replicas.module import Remote
+
 HELP = """\
 usage: crossmodal replicas fit --config FILE [--KEY VALUE ...]
 
@@ -46,8 +48,14 @@ def read_options(arguments: list[str]) -> tuple[Options | None, list[str]]:
     return (None, []) if given is None else (Options(), rest)
 
 
-def main(options: Options, arguments: list[str]) -> int:
-    """Train; return the exit status."""
+def main(options: Options, arguments: list[str], remote: Remote | None = None) -> int:
+    """Train; return the exit status.
+
+    Args:
+        options: Of the command.
+        arguments: Of `fit`.
+        remote: Makes the engine of nodes on other machines; None for all in this process.
+    """
     from crossmodal import training_cli
     from crossmodal.console import EpochBar
     from crossmodal.replicas.module import ReplicatedModule
@@ -84,6 +92,7 @@ def main(options: Options, arguments: list[str]) -> int:
                 self._get(self.config_init, "replicas"),
                 clip_norm=settings.gradient_clip_val,
                 seed=int(self.settings.seed_everything or 0),
+                remote=remote,
                 **({"tell": bar.show_part} if isinstance(bar, EpochBar) else {}),
             )
             return trainer

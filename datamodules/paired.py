@@ -33,6 +33,7 @@ Split = Literal["train", "val", "test", "predict"]
 class _State:
     transforms: dict[str, InputTransform] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
+    without: set[Split] = field(default_factory=set)
     told: set[str] = field(default_factory=set)  # modalities that are known to be absent
     rows: dict[Split, PairedRows] = field(default_factory=dict)
     unlabelled: PairedRows | None = None
@@ -127,7 +128,7 @@ class PairedDataModule(LightningDataModule, ABC):
             ValueError: An expert's modality is not in the data.
         """
         if split not in self._paired.rows:
-            rows = self.load(split)
+            rows = None if split in self._paired.without else self.load(split)
             if rows is None:
                 return None
             if len(rows) == 0:
@@ -197,6 +198,14 @@ class PairedDataModule(LightningDataModule, ABC):
             kept.append(draw.permutation(first_rows[positions != ABSENT])[:count])
         self._paired.rows[split] = rows.select(np.unique(np.concatenate(kept)))
 
+    def keep(self, split: Split, rows: PairedRows) -> None:
+        """Keep only some of a split's rows, over the same sources; the inputs of others are not read."""
+        self._paired.rows[split] = rows
+
+    def do_without(self, *splits: Split) -> None:
+        """Be as if there were no such splits; they are not read."""
+        self._paired.without |= {*splits}
+
     def keep_having(self, split: Split, modality: str) -> None:
         """Keep only a split's rows that have a modality; the inputs of others are not read."""
         rows = self.rows(split)
@@ -258,7 +267,7 @@ class PairedDataModule(LightningDataModule, ABC):
     def train_in_rounds(self) -> None:
         """Let training have one batch an epoch, the numbers of all rows: who trains reads them by `loader`."""
         rows = self.rows("train")
-        self._paired.round = None if rows is None else (range(len(rows)),)
+        self._paired.round = (range(0 if rows is None else len(rows)),)
 
     def train_dataloader(self) -> ResumableLoader | DataLoader[range]:
         """Return the training split, shuffled; after a checkpoint was loaded, from its next batch on."""

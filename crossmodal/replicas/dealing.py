@@ -48,6 +48,17 @@ class Partition(ABC):
         """
 
 
+class Own(Partition):
+    """Nothing is dealt out: each node is another machine, and trains with all rows of its own data."""
+
+    def deal(self, labels_R: NDArray[np.int64], nodes: int, *, seed: int) -> Rows:
+        """Refuse."""
+        raise ValueError(
+            "replicas.partition: Own is for nodes on other machines, each with data of its own; in one process choose "
+            "how rows are dealt out, such as crossmodal.replicas.dealing.IID"
+        )
+
+
 class IID(Partition):
     """At random, as many to each."""
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossmodal.replicas.aggregation import State
+from crossmodal.replicas.compression import Compressed
 from datamodules.batch import PairedBatch
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Update:
         loss: In the mean over the rows; nothing where there was none.
         num_bytes: That it has sent.
         terms: By name what the job's `local` has added to the loss, in the mean over the rows.
+        change: From the job's state, as it was made smaller; None where the state is sent as it is.
     """
 
     node: int
@@ -98,6 +100,7 @@ class Update:
     loss: float
     num_bytes: int
     terms: Mapping[str, float] = field(default_factory=dict)
+    change: Mapping[str, Compressed] | None = None
 
 
 class Engine(Protocol):

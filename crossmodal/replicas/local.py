@@ -161,4 +161,6 @@ class LocalEngine:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self._memories = [Memory(dict(left)) for left in state_dict["left"]]
+        kept = state_dict.get("left")  # nodes on machines of their own have kept it there
+        if kept is not None:
+            self._memories = [Memory(dict(left)) for left in kept]

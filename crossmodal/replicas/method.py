@@ -29,6 +29,7 @@ class Method(ABC):
     takes_changes = False  # so that those that nodes send may be made smaller
     is_personal = False  # nodes use states of their own
     reads_unlabelled = False  # training looks at rows without targets, where the data has such
+    is_split = False  # nodes and a server train one model together, batch by batch
 
     def prepare(self, module: CrossModalModule, *, rounds: int) -> None:  # noqa: B027 - most need not look
         """Look at what is trained, before it begins; by default nothing is made of it.

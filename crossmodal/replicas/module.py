@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,9 @@ from torch.optim import SGD
 from crossmodal.module import CrossModalModule
 from crossmodal.observers.logging import log
 from crossmodal.optimization import WarmupCosine
+from crossmodal.replicas.agreement import refuse_to_send
 from crossmodal.replicas.attacks import HostileEngine
-from crossmodal.replicas.dealing import NODE, labels, spread, without
+from crossmodal.replicas.dealing import NODE, Own, labels, spread, without
 from crossmodal.replicas.engine import Engine, Told
 from crossmodal.replicas.local import LocalEngine
 from crossmodal.replicas.method import MOST_NODES_SHOWN
@@ -24,6 +25,22 @@ from crossmodal.replicas.unlabelled import Unlabelled
 from datamodules.batch import PairedBatch
 from datamodules.loading import ResumableLoader
 from datamodules.paired import PairedDataModule, Split
+
+
+class Remote(Protocol):
+    """Makes the engine of nodes on other machines."""
+
+    def __call__(
+        self, module: ReplicatedModule, plan: Replicas, here: LocalEngine, tell: Callable[[int, int], None]
+    ) -> Engine:
+        """Make it.
+
+        Args:
+            module: That is trained, on its device.
+            plan: How.
+            here: An engine without nodes, which measures at the server.
+            tell: Called with the number of nodes that have trained in a round, and of all.
+        """
 
 
 class ReplicatedModule(CrossModalModule):
@@ -46,6 +63,7 @@ class ReplicatedModule(CrossModalModule):
         self._engine: Engine | None = None
         self._loaded: dict[str, Any] | None = None
         self._tell: Callable[[int, int], None] = lambda done, of: None
+        self._remote: Remote | None = None
 
     def replicate(
         self,
@@ -54,6 +72,7 @@ class ReplicatedModule(CrossModalModule):
         clip_norm: float | None,
         seed: int,
         tell: Callable[[int, int], None] = lambda done, of: None,
+        remote: Remote | None = None,
     ) -> None:
         """Say how it is trained.
 
@@ -62,16 +81,30 @@ class ReplicatedModule(CrossModalModule):
             clip_norm: Of gradients.
             seed: Of what is drawn.
             tell: Called while a round goes on, with the number of nodes that have trained, and of all.
+            remote: Makes the engine of nodes on other machines; None for all in this process.
         """
-        self.plan, self._clip_norm, self._seed, self._tell = plan, clip_norm, seed, tell
+        self.plan, self._clip_norm, self._seed, self._tell, self._remote = plan, clip_norm, seed, tell, remote
 
     def setup(self, stage: str) -> None:
-        """Deal the training split out to nodes."""
-        super().setup(stage)
+        """Deal the training split out to nodes, unless each has data of its own."""
         data = getattr(self.trainer, "datamodule", None)
+        is_own = self._remote is not None and self.plan is not None and isinstance(self.plan.partition, Own)
+        if is_own and isinstance(data, PairedDataModule):
+            data.do_without("train")
+        super().setup(stage)
         if stage != "fit" or self.plan is None:
             return
-        if not isinstance(data, PairedDataModule) or (rows := data.rows("train")) is None:
+        if not isinstance(data, PairedDataModule):
+            raise ValueError("replicas: need a data module with a train split")
+        if self._remote is not None:
+            refuse_to_send(self, self.plan)
+        if not is_own:
+            self._deal(data)
+        data.train_in_rounds()
+
+    def _deal(self, data: PairedDataModule) -> None:
+        assert self.plan is not None
+        if (rows := data.rows("train")) is None:
             raise ValueError("replicas: need a data module with a train split")
         task, self.labels_R = labels(rows, self.plan.by)
         self.names = self.outputs[task] if not rows.targets[task].is_floating_point() else []
@@ -81,7 +114,6 @@ class ReplicatedModule(CrossModalModule):
             self._give_to_nodes(data, "val")
         if self.plan.method.is_personal:
             self._give_to_nodes(data, "test")
-        data.train_in_rounds()
 
     def _give_to_nodes(self, data: PairedDataModule, split: Split) -> None:
         """Let rows that nobody trains with belong to nodes, too, by the classes that nodes have."""
@@ -96,26 +128,7 @@ class ReplicatedModule(CrossModalModule):
     def on_train_start(self) -> None:
         """Begin, or go on where a checkpoint has ended."""
         assert self.plan is not None
-        how = LocalTraining(
-            epochs=self.plan.epochs,
-            rounds=self.trainer.max_epochs if self.plan.decay else None,
-            clip_norm=self._clip_norm,
-            steps=1 if self.trainer.fast_dev_run else None,  # type: ignore[attr-defined]
-            seed=self._seed,
-            context=self.trainer.precision_plugin.train_step_context,
-        )
-        data: PairedDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        rows = data.unlabelled() if self.plan.method.reads_unlabelled else None
-        self._engine = LocalEngine(
-            *(self, self._loaders(), how),
-            compressor=self.plan.compress,
-            unlabelled=None if rows is None else Unlabelled(data, rows),
-            tell=self._tell,
-            val=data.dataloader("val"),
-            together=self.plan.together,
-        )
-        if self.plan.attack is not None:
-            self._engine = HostileEngine(self._engine, self.plan.attack, seed=self._seed)
+        self._engine = self._make_engine()
         self.plan.method.prepare(self, rounds=int(self.trainer.max_epochs or 1))
         began = {name: value.cpu() for name, value in sent_state(self).items()}
         self.plan.method.begin(began, self.plan.nodes, seed=self._seed)
@@ -124,6 +137,37 @@ class ReplicatedModule(CrossModalModule):
             self._engine.load_state_dict(self._loaded["engine"])
             self.told = [Told({}, **one) for one in self._loaded["told"]]
             self._loaded = None
+
+    def how(self) -> LocalTraining:
+        """Return how nodes train."""
+        assert self.plan is not None
+        return LocalTraining(
+            epochs=self.plan.epochs,
+            rounds=self.trainer.max_epochs if self.plan.decay else None,
+            clip_norm=self._clip_norm,
+            steps=1 if self.trainer.fast_dev_run else None,  # type: ignore[attr-defined]
+            seed=self._seed,
+            context=self.trainer.precision_plugin.train_step_context,
+        )
+
+    def _make_engine(self) -> Engine:
+        assert self.plan is not None
+        data: PairedDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        val = data.dataloader("val")
+        if self._remote is not None:
+            return self._remote(self, self.plan, LocalEngine(self, [], self.how(), val=val), self._tell)
+        rows = data.unlabelled() if self.plan.method.reads_unlabelled else None
+        engine = LocalEngine(
+            *(self, self._loaders(), self.how()),
+            compressor=self.plan.compress,
+            unlabelled=None if rows is None else Unlabelled(data, rows),
+            tell=self._tell,
+            val=val,
+            together=self.plan.together,
+        )
+        if self.plan.attack is None:
+            return engine
+        return HostileEngine(engine, self.plan.attack, seed=self._seed)
 
     def _loaders(self) -> list[ResumableLoader]:
         assert self.plan is not None

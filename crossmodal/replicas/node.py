@@ -16,7 +16,7 @@ from crossmodal.module import CrossModalModule
 from crossmodal.objectives import refuse_infinite
 from crossmodal.optimization import WarmupCosine
 from crossmodal.replicas.aggregation import State
-from crossmodal.replicas.compression import Compressor, compress, decompress, num_bytes
+from crossmodal.replicas.compression import Compressed, Compressor, compress, decompress, num_bytes
 from crossmodal.replicas.engine import LOCAL, AtNode, Job, Update
 from crossmodal.replicas.server import proximal_term
 from datamodules.batch import PairedBatch
@@ -161,10 +161,10 @@ def train_at(
     trained = {name: state[name].detach().clone() for name in learned_names(module, reached)}
     if local is not None:
         trained |= {f"{LOCAL}{name}": value.detach().clone() for name, value in local.layers.state_dict().items()}
-    sent, size = send(trained, job, memory, compressor)
+    sent, size, small = send(trained, job, memory, compressor)
     mean = float(losses) / rows if rows else float("nan")
     means = {name: float(value) / rows for name, value in sorted(added.items())}
-    return Update(job.node, sent, len(loader.dataset), mean, size, means)
+    return Update(job.node, sent, len(loader.dataset), mean, size, means, small)
 
 
 def seed_of(job: Job, how: LocalTraining) -> int:
@@ -203,19 +203,24 @@ def _proximal(module: CrossModalModule, job: Job) -> Tensor:
 
 def send(
     trained: dict[str, Tensor], job: Job, memory: Memory, compressor: Compressor | None
-) -> tuple[dict[str, Tensor], int]:
-    """Return what arrives of what was trained, and of how many bytes it is."""
+) -> tuple[dict[str, Tensor], int, dict[str, Compressed] | None]:
+    """Return what arrives of what was trained, of how many bytes it is, and what is sent of the change, if it was made
+    smaller.
+    """
     if job.clip is None and compressor is None:
-        return trained, num_bytes(trained)
+        return trained, num_bytes(trained), None
     change = {name: value - job.state[name].to(value.device) for name, value in trained.items()}
     if job.clip is not None:
         change = clipped(change, job.clip)
     if compressor is None:
-        size = num_bytes(change)
-    else:
-        small, memory.left = compress(change, memory.left, compressor)
-        size, change = num_bytes(small), decompress(small)
-    return {name: job.state[name].to(value.device) + value for name, value in change.items()}, size
+        return arrived(job.state, change), num_bytes(change), None
+    small, memory.left = compress(change, memory.left, compressor)
+    return arrived(job.state, decompress(small)), num_bytes(small), small
+
+
+def arrived(began: State, change: State) -> dict[str, Tensor]:
+    """Return the entries that have changed."""
+    return {name: began[name].to(value.device) + value for name, value in change.items()}
 
 
 def clipped(change: Mapping[str, Tensor], norm: float) -> dict[str, Tensor]:

@@ -22,6 +22,8 @@ class SplitLearning(Method):
         merge_every: So many batches of each client their parts are merged; null for not before the round's end.
     """
 
+    is_split = True
+
     def __init__(self, merge_every: int | None = None) -> None:
         if merge_every is not None and merge_every < 1:
             raise ValueError(f"merge_every: batches of each client, at least 1, not {merge_every}")

@@ -128,8 +128,8 @@ def train_together(
     means = (losses_K / rows).tolist()
     updates = []
     for job, loader, memory, state, mean in zip(jobs, loaders, memories, stack.states(), means, strict=True):
-        sent, size = send({name: state[f"{PREFIX}{name}"] for name in learned}, job, memory, compressor)
-        updates.append(Update(job.node, sent, len(loader.dataset), mean, size))
+        sent, size, small = send({name: state[f"{PREFIX}{name}"] for name in learned}, job, memory, compressor)
+        updates.append(Update(job.node, sent, len(loader.dataset), mean, size, {}, small))
     return updates
 
 

@@ -27,13 +27,17 @@ class WatchReplicas(Callback):
         assert isinstance(pl_module, ReplicatedModule)
         if trainer.current_epoch > 0:
             return
-        classes = pl_module.names or [f"tenth {number + 1}" for number in range(int(pl_module.labels_R.max()) + 1)]
-        nodes = _nodes(pl_module)
-        counts = [np.bincount(pl_module.labels_R[own], minlength=len(classes)).tolist() for own in pl_module.dealt]
-        self._show(trainer, "partition", nodes, classes, counts, "rows of")
+        if pl_module.dealt:
+            self._show_partition(trainer, pl_module)
         weights_KK = getattr(pl_module.plan and pl_module.plan.method, "weights_KK", None)
         if weights_KK is not None:
+            nodes = _nodes(pl_module)
             self._show(trainer, "topology", nodes, nodes, weights_KK.tolist(), "believes")
+
+    def _show_partition(self, trainer: Trainer, pl_module: ReplicatedModule) -> None:
+        classes = pl_module.names or [f"tenth {number + 1}" for number in range(int(pl_module.labels_R.max()) + 1)]
+        counts = [np.bincount(pl_module.labels_R[own], minlength=len(classes)).tolist() for own in pl_module.dealt]
+        self._show(trainer, "partition", _nodes(pl_module), classes, counts, "rows of")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the way of the model, now and then."""
@@ -70,4 +74,5 @@ class WatchReplicas(Callback):
 
 
 def _nodes(module: ReplicatedModule) -> list[str]:
-    return [f"node {node}" for node in range(len(module.dealt))]
+    assert module.plan is not None
+    return [f"node {node}" for node in range(module.plan.nodes)]
