@@ -129,7 +129,7 @@ def test_a_trained_model_is_one_like_any(crossmodal: Zygote, trained: Path) -> N
         (("--replicas.nods", 3), "unknown key 'replicas.nods'; did you mean 'nodes'?", 2),
         (("--replicas.nodes", "many"), "replicas.nodes: expected int, found str 'many'", 2),
         (("--replicas.method", "crossmodal.replicas.federated.Federatd"), "no class 'Federatd'", 2),
-        (("--replicas.nodes", 0), "replicas: nodes (0) and epochs (2) are at least 1", 1),
+        (("--replicas.nodes", 0), "replicas.nodes: at least 1, not 0", 1),
         (("--replicas.by", "answr"), "replicas.by: the data has no task 'answr'; it has answer", 1),
         (("--replicas.lacks", "{7: [image]}"), "replicas.lacks: there is no node 7; they are 0 to 2", 1),
         (("--replicas.lacks", "{1: [sound]}"), "replicas.lacks: the data has no modality 'sound'", 1),

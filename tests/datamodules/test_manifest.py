@@ -227,7 +227,7 @@ def test_paths_begin_in_root_and_stay_there(tmp_path: Path) -> None:
     for way_out in ("../secret.png", str(tmp_path / "secret.png"), "link.png"):
         rows[1]["photo"] = way_out
         path = write_csv(tmp_path / "list" / "out.csv", rows)
-        with pytest.raises(ValueError, match=r"out.csv:3, column 'photo': .*secret.png|link.png: leads out of"):
+        with pytest.raises(ValueError, match=r"out.csv:3, column 'photo': .+: leads out of"):
             contents(Manifest(train=str(path), **settings))
 
 

@@ -33,7 +33,7 @@ def learned(settings: Settings, episodes: int, **more: object) -> tuple[Homogene
 
 def test_it_learns_to_go_where_it_has_not_been() -> None:
     here, policy = learned(BETTER, 30, width=0, observes_more=True)
-    assert policy.exploration == pytest.approx(np.exp(-0.02 * 30))
+    assert policy.exploration == pytest.approx(np.exp(-0.05 * 30))
     rounds = [play(here, policy, 1000 + number, learns=False) for number in range(10)]
     assert np.mean(rounds) < NODES + 1  # by chance 11
 
