@@ -30,10 +30,11 @@ CONFIG = ROOT / "configs" / "replicas" / "fedavg_dots.yaml"
 APP = ROOT / "configs" / "flower"
 CONNECTION = "loopback"
 START_SECONDS = 60.0
-QUIET = {  # no telemetry, no look for updates; one thread a process, since there are many
+SETTINGS = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "OMP_NUM_THREADS": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds after which a message is seen, 1 by default
+    "OMP_NUM_THREADS": "1",  # there are many processes
 }
 
 
@@ -51,11 +52,9 @@ class Loopback:
         self.arguments = [*arguments]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._programs = programs
-        home = self.folder / "flwr"
-        home.mkdir(parents=True, exist_ok=True)
-        path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-        self._environment = {**os.environ, **QUIET, "PATH": path, "FLWR_HOME": str(home)}
         self._port = free_port()
+        home = Path(self._environment("run")["FLWR_HOME"])
+        home.mkdir(parents=True, exist_ok=True)
         self._database = self.folder / "superlink.db"
         for old in self.folder.glob("superlink.db*"):
             old.unlink()
@@ -99,7 +98,7 @@ class Loopback:
         told = {"arguments": shlex.join([*self.arguments, *further]), "timeout": timeout, "min-nodes": min_nodes}
         return subprocess.Popen(
             [self._programs / "flwr", "run", APP, CONNECTION, "--stream", "--run-config", toml(told)],
-            env=self._environment,
+            env=self._environment("run"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -121,11 +120,15 @@ class Loopback:
         for name in sorted(self.processes):
             self.stop(name)
 
+    def _environment(self, name: str) -> dict[str, str]:
+        path = f"{self._programs}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, **SETTINGS, "PATH": path, "FLWR_HOME": str(self.folder / "flwr" / name)}
+
     def _start(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.log").open("a") as log:
             self.processes[name] = subprocess.Popen(
                 [str(self._programs / command[0]), *command[1:]],
-                env=self._environment,
+                env=self._environment(name),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

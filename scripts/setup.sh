@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# Makes .venv beside the code and installs what constraints.txt pins. Sourced by demo.sh and test.sh:
+# Makes .venv beside the code and installs what constraints.txt pins. Sourced by demo.sh, test.sh and flower_loopback.sh:
 #   source setup.sh EXTRA[,EXTRA...]
+# The extra `flower` wants older versions of some packages than constraints.txt pins, and gets .venv-flower of its own.
 # Works from any folder, with a read-only home, with or without uv. Done in a moment where it was done before.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 EXTRAS="$1"
 VENV="$ROOT/.venv"
+PINS="$ROOT/constraints.txt"
+OLDER='^(packaging|protobuf|rich|starlette|typer|uvicorn)=='  # that flwr 1.41 wants
 BASE_PYTHON="${PYTHON:-python3}"
+
+case ",$EXTRAS," in *,flower,*) VENV="$ROOT/.venv-flower"; PINS="$VENV/constraints.txt" ;; esac
 
 fail() { echo "setup: $*" >&2; exit 1; }
 
@@ -36,10 +41,10 @@ install() {
   # compiled here once: importing what is not compiled costs 10 s at every start
   if "$VENV/bin/python" -m pip install --quiet uv 2>/dev/null &&
     "$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python" --compile-bytecode \
-      -c "$ROOT/constraints.txt" -e "$target"; then
+      -c "$PINS" -e "$target"; then
     return
   fi
-  "$VENV/bin/python" -m pip install --quiet -c "$ROOT/constraints.txt" -e "$target"
+  "$VENV/bin/python" -m pip install --quiet -c "$PINS" -e "$target"
 }
 
 STAMP="$VENV/.installed-$EXTRAS"
@@ -48,6 +53,7 @@ if [ ! -f "$STAMP" ] || [ "$(cat "$STAMP")" != "$WANTED" ]; then
   began=$SECONDS
   echo "setup: installing into $VENV (a few GB, some minutes)"
   [ -x "$VENV/bin/python" ] || { rm -rf "$VENV"; make_venv; }
+  [ "$PINS" = "$ROOT/constraints.txt" ] || grep -vE "$OLDER" "$ROOT/constraints.txt" >"$PINS"
   install
   echo "$WANTED" >"$STAMP"
   echo "setup: done in $((SECONDS - began)) s"

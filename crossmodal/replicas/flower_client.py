@@ -18,7 +18,7 @@ from pathlib import Path
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from crossmodal.replicas.flower_records import PARCEL, REASON, array_of, bytes_of
+from crossmodal.replicas.flower_records import NODE, PARCEL, REASON, array_of, bytes_of
 from crossmodal.replicas.owning import socket_of
 
 START_SECONDS = 600.0  # that a node has to read its data and encode what is not encoded yet
@@ -32,7 +32,8 @@ def answer(message: Message, context: Context) -> Message:
     try:
         found = _asked(bytes_of(message), context)
     except ValueError as error:
-        return Message(RecordDict({REASON: ConfigRecord({REASON: str(error)})}), reply_to=message)
+        told = {key: value for key, value in context.node_config.items() if key == NODE}
+        return Message(RecordDict({REASON: ConfigRecord({REASON: str(error), **told})}), reply_to=message)
     return Message(RecordDict({PARCEL: ArrayRecord({PARCEL: array_of(found)})}), reply_to=message)
 
 
@@ -47,10 +48,10 @@ def _asked(parcel: bytes, context: Context) -> bytes:
         ValueError: The SuperNode was started otherwise than it must be, or the node's process has ended.
     """
     told = context.node_config
-    for key in ("node", "arguments"):
+    for key in (NODE, "arguments"):
         if key not in told:
             raise ValueError(f"a SuperNode without {key!r} in --node-config; see docs/replicas.md")
-    node = int(told["node"])
+    node = int(told[NODE])
     folder = Path(str(told.get("folder", f"runs/node_{node}"))).absolute()
     with _node(node, folder, shlex.split(str(told["arguments"]))) as connection:
         connection.send_bytes(parcel)

@@ -6,6 +6,7 @@ from flwr.app import Array, Message
 
 PARCEL = "parcel"
 REASON = "reason"
+NODE = "node"  # its number
 SAFETENSORS = "safetensors"
 
 

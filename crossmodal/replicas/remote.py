@@ -33,10 +33,10 @@ class Post(Protocol):
     """Carries parcels to other machines, and brings answers."""
 
     def there(self) -> set[int]:
-        """Return the addresses of those that are connected; who comes back has another one."""
+        """Return the addresses of those that are connected; who comes back may have another one."""
 
     def send(self, address: int, parcel: Parcel, *, seconds: float) -> str:
-        """Send a parcel; return the name by which its answer is asked for.
+        """Send a parcel; return the name by which its answer is asked for, or nothing where it could not be sent.
 
         Args:
             address: Of one that is connected.
@@ -218,7 +218,8 @@ class RemoteEngine:
         address = self._addresses.get(one.node)
         if address is not None and address != one.address:
             seconds = max(1.0, deadline - time.monotonic())
-            one.name, one.address = self._post.send(address, one.parcel, seconds=seconds), address
+            one.name = self._post.send(address, one.parcel, seconds=seconds)
+            one.address = address if one.name else None
 
     def _come(self, waiting: Mapping[int, _Asked]) -> dict[int, Parcel]:
         """Return the answers that have come, by place; who is lost is no longer there."""
@@ -237,6 +238,7 @@ class RemoteEngine:
         there, now = self._post.there(), time.monotonic()
         self._addresses = {node: address for node, address in self._addresses.items() if address in there}
         self._greeted = {address: asked for address, asked in self._greeted.items() if address in there}
+        self._known &= there  # who comes back with the same address may have been started otherwise
         for address in there - self._known:
             if address not in self._greeted or now - self._greeted[address][1] > GREET_AGAIN:
                 name = self._post.send(address, self._of_run(Parcel(HELLO)), seconds=GREET_AGAIN)

@@ -134,6 +134,11 @@ def test_a_trained_model_is_one_like_any(crossmodal: Zygote, trained: Path) -> N
         (("--replicas.lacks", "{7: [image]}"), "replicas.lacks: there is no node 7; they are 0 to 2", 1),
         (("--replicas.lacks", "{1: [sound]}"), "replicas.lacks: the data has no modality 'sound'", 1),
         (("--replicas.partition.alpha", 0), "alpha must be above 0, not 0", 1),
+        (
+            ("--replicas.partition", "crossmodal.replicas.dealing.Own"),
+            "replicas.partition: Own is for nodes on other machines",
+            1,
+        ),
         (("--trainer.accumulate_grad_batches", 2), "replicas train without accumulate_grad_batches", 1),
         (("--replicas", "null"), "replicas: nothing says how replicas train", 1),
     ],

@@ -134,14 +134,18 @@ def test_three_nodes_train_what_one_process_trains_and_nothing_is_left_running(l
 
 
 def test_a_round_goes_on_without_a_node_that_is_killed_and_it_comes_back(loopback: Loopback, tmp_path: Path) -> None:
-    loopback.arguments += ["--trainer.max_epochs", "12"]
+    loopback.arguments += ["--trainer.max_epochs", "12", "--replicas.partition", "crossmodal.replicas.dealing.Own"]
+    given = loopback.arguments
     loopback.start_superlink()
-    for node in range(3):
+    for node in range(3):  # each with other data
+        loopback.arguments = [*given, "--data.init_args.num_pictures", str(24 + 12 * node)]
         loopback.start_node(node)
+    loopback.arguments = given
     running = Printed(loopback.run(timeout=30, min_nodes=2))
     running.wait_for("round 2/12")
     loopback.stop("node_1", signal.SIGKILL)
     running.wait_for("goes on without node 1")
+    loopback.arguments = [*given, "--data.init_args.num_pictures", "36"]
     loopback.start_node(1)
     running.wait_until(lambda: running.text.count("node 1 is there") == 2, "has not come back")
     output = running.end()
@@ -196,7 +200,10 @@ def test_a_site_of_another_configuration_is_told_of(loopback: Loopback, tmp_path
         loopback.start_node(node)
     loopback.arguments = given
     output = Printed(loopback.run(timeout=45, min_nodes=2)).end()
-    assert "node 1 takes no part: replicas.epochs is 1 there and 2 here" in output
-    assert "a node takes no part: the command line: unknown key 'replicas.nods'; did you mean 'nodes'?" in output
-    assert "crossmodal: error: round 1: node 1 (replicas.epochs is 1 there and 2 here), node 2 (" in output
+    assert "node 1 takes no part: replicas.epochs is 1 there and 2 here" in output, output
+    assert "node 2 takes no part: the command line: unknown key 'replicas.nods'; did you mean 'nodes'?" in output
+    assert (
+        "crossmodal: error: round 1: node 1 (replicas.epochs is 1 there and 2 here), node 2 (the command line: unknown"
+        in output
+    )
     assert "Traceback" not in output + "".join(path.read_text() for path in tmp_path.glob("flower/*.log"))
