@@ -126,7 +126,7 @@ def _run(arguments: list[str]) -> int:
     if command not in (*TRAINING, *LIKE_FIT):
         there = ", ".join((*TRAINING, *LIKE_FIT))
         return refuse(f"no command {command!r}; there are init, {there}, {', '.join(OF_RUNS)} and cache", 2)
-    for option in ("--quiet", "--json") if command in (*TRAINING, "sweep") else ():
+    for option in ("--quiet", "--json") if command in (*TRAINING, *LIKE_FIT) and command != "data" else ():
         if option in rest:
             os.environ[OUTPUT] = option.removeprefix("--")
             rest.remove(option)

@@ -29,6 +29,7 @@ the YAML has that key; `--replicas null` trains one model with all rows, to comp
   --replicas.epochs N                over its rows that a node trains in a round
   --ckpt_path last                   goes on where a run was interrupted or killed
   --KEY VALUE                        any key of the YAML, as `crossmodal fit --help` lists them
+  --quiet, --json                    as of `crossmodal fit`
 """
 
 

@@ -60,6 +60,21 @@ class Local(Protocol):
 
 
 @dataclass(frozen=True)
+class Hiding:
+    """How a node hides what it sends, so that only the sum over nodes can be seen; see `crossmodal.replicas.masking`.
+
+    Args:
+        among: The numbers of these nodes, sorted.
+        nonce: Another one each time.
+        by_rows: A node weighs as its rows do; else all weigh the same.
+    """
+
+    among: tuple[int, ...]
+    nonce: str
+    by_rows: bool = True
+
+
+@dataclass(frozen=True)
 class Job:
     """What a node is asked to do in a round.
 
@@ -70,6 +85,7 @@ class Job:
         proximal: How much it is kept near that state (FedProx); 0 not at all.
         clip: How far it may go from that state, as a norm over all entries; None as far as it likes.
         local: Changes how it trains; None for nothing.
+        hiding: How it hides what it sends; None for not at all.
     """
 
     node: int
@@ -78,6 +94,7 @@ class Job:
     proximal: float = 0.0
     clip: float | None = None
     local: Local | None = None
+    hiding: Hiding | None = None
 
 
 @dataclass(frozen=True)

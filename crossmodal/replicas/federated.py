@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from secrets import token_hex
+from types import NoneType
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from crossmodal.replicas.aggregation import State
-from crossmodal.replicas.engine import Engine, Job, Local, Told, Update
+from crossmodal.replicas.engine import Engine, Hiding, Job, Local, Told, Update
+from crossmodal.replicas.masking import opened
 from crossmodal.replicas.merging import Adopt, Mean, Merge, Server
 from crossmodal.replicas.method import Method, figures_of
 from crossmodal.replicas.privacy import Privacy
@@ -24,6 +28,8 @@ class Federated(Method):
         share: Of the nodes, drawn each round, that train.
         proximal: How much nodes are kept near the state that they were given (FedProx, Li et al. 2020).
         privacy: Bounds what a node's rows can change, and adds noise.
+        secure: Nodes hide what they send: the server sees the sum alone (`crossmodal.replicas.masking`). Where a node
+            does not answer, the others train again.
     """
 
     takes_changes = True
@@ -35,6 +41,7 @@ class Federated(Method):
         share: float = 1.0,
         proximal: float = 0.0,
         privacy: Privacy | None = None,
+        secure: bool = False,
     ) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"share: of the nodes that train in a round, above 0 and at most 1, not {share}")
@@ -44,7 +51,10 @@ class Federated(Method):
             raise ValueError(
                 "privacy: is reckoned for a mean in which all nodes count the same: merge Mean, by_rows false"
             )
+        if secure and (privacy is not None or not isinstance(merge, Mean | NoneType)):
+            raise ValueError("secure: the server sees a sum alone, so merge Mean, without privacy")
         self.merge = merge or Mean(by_rows=privacy is None)
+        self.hides = secure
         self.server = server or Adopt()
         self.share = share
         self.proximal = proximal
@@ -69,7 +79,10 @@ class Federated(Method):
         clip = None if self.privacy is None else self.privacy.clip
         began, local = self._state, self.local()
         jobs = [Job(node, began, number, proximal=self.proximal, clip=clip, local=local) for node in chosen]
-        updates = engine.train(jobs)
+        if self.hides:
+            jobs, updates = self._train_hidden(engine, jobs)
+        else:
+            updates = engine.train(jobs)
         figures = figures_of(updates, [job.state for job in jobs])
         merged = self._merged(updates, draw) if updates else {}
         if merged:
@@ -78,6 +91,18 @@ class Federated(Method):
         if self.privacy is not None:
             figures["train/epsilon"] = self.privacy.epsilon(rounds=number + 1, share=self.share)
         return Told(figures, path=[one.node for one in updates])
+
+    def _train_hidden(self, engine: Engine, jobs: list[Job]) -> tuple[list[Job], list[Update]]:
+        """Let nodes train until all of those have answered among whom each is hidden, or there are not two."""
+        by_rows = isinstance(self.merge, Mean) and self.merge.by_rows
+        while len(jobs) > 1:
+            hiding = Hiding(tuple(job.node for job in jobs), token_hex(16), by_rows)
+            updates = engine.train([replace(job, hiding=hiding) for job in jobs])
+            if len(updates) == len(jobs):
+                return jobs, updates
+            there = {one.node for one in updates}
+            jobs = [job for job in jobs if job.node in there]
+        return jobs, []
 
     def local(self) -> Local | None:
         """Return what changes how nodes train; by default nothing."""
@@ -105,6 +130,8 @@ class Federated(Method):
 
     def _merged(self, updates: list[Update], draw: np.random.Generator) -> dict[str, Tensor]:
         states: list[State] = [one.state for one in updates]
+        if self.hides:
+            return opened(states, self._state)
         if self.privacy is None:
             return self.merge(states, [float(one.rows) for one in updates])
         return self.privacy.noisy_mean(

@@ -26,6 +26,7 @@ class Method(ABC):
     that goes on does what it would have done.
     """
 
+    hides = False  # what nodes send, but for the sum
     takes_changes = False  # so that those that nodes send may be made smaller
     is_personal = False  # nodes use states of their own
     reads_unlabelled = False  # training looks at rows without targets, where the data has such

@@ -148,6 +148,7 @@ class ReplicatedModule(CrossModalModule):
             steps=1 if self.trainer.fast_dev_run else None,  # type: ignore[attr-defined]
             seed=self._seed,
             context=self.trainer.precision_plugin.train_step_context,
+            secret=f"{self._seed}",  # in one process nothing is hidden from anybody
         )
 
     def _make_engine(self) -> Engine:

@@ -18,6 +18,7 @@ from crossmodal.optimization import WarmupCosine
 from crossmodal.replicas.aggregation import State
 from crossmodal.replicas.compression import Compressed, Compressor, compress, decompress, num_bytes
 from crossmodal.replicas.engine import LOCAL, AtNode, Job, Update
+from crossmodal.replicas.masking import hidden
 from crossmodal.replicas.server import proximal_term
 from datamodules.batch import PairedBatch
 from datamodules.loading import ResumableLoader
@@ -34,6 +35,7 @@ class LocalTraining:
         steps: In a round at most; None for all.
         seed: Of what is drawn, together with node and round.
         context: Of forward passes, such as that of a precision.
+        secret: That nodes know and the server does not, where what they send is hidden.
     """
 
     epochs: int = 1
@@ -42,6 +44,7 @@ class LocalTraining:
     steps: int | None = None
     seed: int = 0
     context: Callable[[], Any] = torch.enable_grad
+    secret: str = ""
 
 
 @dataclass
@@ -161,7 +164,7 @@ def train_at(
     trained = {name: state[name].detach().clone() for name in learned_names(module, reached)}
     if local is not None:
         trained |= {f"{LOCAL}{name}": value.detach().clone() for name, value in local.layers.state_dict().items()}
-    sent, size, small = send(trained, job, memory, compressor)
+    sent, size, small = send(trained, job, memory, compressor, rows=len(loader.dataset), secret=how.secret)
     mean = float(losses) / rows if rows else float("nan")
     means = {name: float(value) / rows for name, value in sorted(added.items())}
     return Update(job.node, sent, len(loader.dataset), mean, size, means, small)
@@ -202,16 +205,26 @@ def _proximal(module: CrossModalModule, job: Job) -> Tensor:
 
 
 def send(
-    trained: dict[str, Tensor], job: Job, memory: Memory, compressor: Compressor | None
+    trained: dict[str, Tensor],
+    job: Job,
+    memory: Memory,
+    compressor: Compressor | None,
+    *,
+    rows: int,
+    secret: str,
 ) -> tuple[dict[str, Tensor], int, dict[str, Compressed] | None]:
     """Return what arrives of what was trained, of how many bytes it is, and what is sent of the change, if it was made
     smaller.
     """
-    if job.clip is None and compressor is None:
+    if job.clip is None and compressor is None and job.hiding is None:
         return trained, num_bytes(trained), None
     change = {name: value - job.state[name].to(value.device) for name, value in trained.items()}
     if job.clip is not None:
         change = clipped(change, job.clip)
+    if job.hiding is not None:
+        weight = float(rows) if job.hiding.by_rows else 1.0
+        masked = hidden(change, job.state, weight=weight, node=job.node, hiding=job.hiding, secret=secret)
+        return masked, num_bytes(masked), None
     if compressor is None:
         return arrived(job.state, change), num_bytes(change), None
     small, memory.left = compress(change, memory.left, compressor)

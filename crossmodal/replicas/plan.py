@@ -48,5 +48,7 @@ class Replicas:
         for key, nodes in named.items():
             if outside := [node for node in nodes if not 0 <= node < self.nodes]:
                 raise ValueError(f"replicas.{key}: there is no node {outside[0]}; they are 0 to {self.nodes - 1}")
+        if self.method.hides and (self.compress is not None or self.attack is not None):
+            raise ValueError("replicas.method.secure: what is hidden is not compressed, and no node is made hostile")
         if self.compress is not None and not self.method.takes_changes:
             raise ValueError(f"replicas.compress: nodes of {type(self.method).__name__} send models, not changes")

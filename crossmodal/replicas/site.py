@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ from crossmodal.replicas.dealing import Own, labels, without
 from crossmodal.replicas.engine import Job, Update
 from crossmodal.replicas.left import Left
 from crossmodal.replicas.local import LocalEngine
+from crossmodal.replicas.masking import SECRET
 from crossmodal.replicas.module import ReplicatedModule
-from crossmodal.replicas.node import sent_state, train_at
+from crossmodal.replicas.node import LocalTraining, sent_state, train_at
 from crossmodal.replicas.owning import is_alive, socket_of
 from crossmodal.replicas.wire import (
     Parcel,
@@ -74,6 +76,10 @@ class SiteModule(ReplicatedModule):
         refuse_to_send(self, self.plan)
         CrossModalModule.setup(self, stage)
         data.train_in_rounds()
+
+    def how(self) -> LocalTraining:
+        """Return how it trains, with the secret that the server does not know."""
+        return replace(super().how(), secret=os.environ.get(SECRET, ""))
 
     def on_train_start(self) -> None:
         """Answer, until nobody asks any more."""

@@ -128,8 +128,9 @@ def train_together(
     means = (losses_K / rows).tolist()
     updates = []
     for job, loader, memory, state, mean in zip(jobs, loaders, memories, stack.states(), means, strict=True):
-        sent, size, small = send({name: state[f"{PREFIX}{name}"] for name in learned}, job, memory, compressor)
-        updates.append(Update(job.node, sent, len(loader.dataset), mean, size, {}, small))
+        trained, count = {name: state[f"{PREFIX}{name}"] for name in learned}, len(loader.dataset)
+        sent, size, small = send(trained, job, memory, compressor, rows=count, secret=how.secret)
+        updates.append(Update(job.node, sent, count, mean, size, {}, small))
     return updates
 
 

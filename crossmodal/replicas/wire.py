@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from crossmodal.replicas.aggregation import State
 from crossmodal.replicas.compression import Compressed, Quantized, Sparse, decompress, num_bytes
-from crossmodal.replicas.engine import Job, Update
+from crossmodal.replicas.engine import Hiding, Job, Update
+from crossmodal.replicas.masking import hidden_entries
 from crossmodal.replicas.node import arrived
 
 REFUSED = "refused"  # the kind of an answer that is none; its setting `reason` says why
@@ -79,7 +80,8 @@ def parcel_of_job(job: Job) -> Parcel:
         raise ValueError(
             f"replicas.method: {type(job.local).__name__} changes how nodes train, and cannot be sent to other machines"
         )
-    settings = {"node": job.node, "round": job.round, "proximal": job.proximal, "clip": job.clip}
+    settings: dict[str, Any] = {"node": job.node, "round": job.round, "proximal": job.proximal, "clip": job.clip}
+    settings |= {"hiding": None if job.hiding is None else asdict(job.hiding)}
     return Parcel("train", settings, job.state)
 
 
@@ -96,7 +98,17 @@ def job_of(parcel: Parcel, fits: State) -> Job:
     _refuse_other(parcel.tensors, fits)
     clip = None if parcel.settings.get("clip") is None else _number(parcel, "clip")
     node, round_ = int(_number(parcel, "node")), int(_number(parcel, "round"))
-    return Job(node, dict(parcel.tensors), round_, _number(parcel, "proximal"), clip)
+    hiding = None if parcel.settings.get("hiding") is None else _hiding_of(parcel)
+    return Job(node, dict(parcel.tensors), round_, _number(parcel, "proximal"), clip, hiding=hiding)
+
+
+def _hiding_of(parcel: Parcel) -> Hiding:
+    match parcel.settings["hiding"]:
+        case {"among": [*nodes], "nonce": str(nonce), "by_rows": bool(by_rows)} if all(
+            isinstance(node, int) for node in nodes
+        ):
+            return Hiding(tuple(nodes), nonce, by_rows)
+    raise ValueError(f"a message of kind {parcel.kind!r} does not say how what is sent is hidden")
 
 
 def parcel_of_update(update: Update) -> Parcel:
@@ -132,6 +144,12 @@ def update_of(parcel: Parcel, job: Job) -> Update:
     rows, loss = int(_number(parcel, "rows")), _number(parcel, "loss")
     if rows < 0:
         raise ValueError(f"it says that it has {rows} rows")
+    if job.hiding is not None:
+        wanted = hidden_entries(job.state)
+        _refuse_other(parcel.tensors, wanted)
+        if missing := sorted(wanted.keys() - parcel.tensors.keys()):
+            raise ValueError(f"its answer lacks {missing[0]!r}")
+        return Update(job.node, dict(parcel.tensors), rows, loss, num_bytes(parcel.tensors), terms)
     if not parcel.settings.get("is_change"):
         _refuse_other(parcel.tensors, job.state)
         return Update(job.node, dict(parcel.tensors), rows, loss, num_bytes(parcel.tensors), terms)

@@ -9,6 +9,7 @@ import torch
 
 from crossmodal.replicas.aggregation import State
 from crossmodal.replicas.engine import Job, Update
+from crossmodal.replicas.masking import hidden
 
 
 class Goals:
@@ -27,6 +28,10 @@ class Goals:
         for job in (job for job in jobs if job.node not in self.dead):
             goal = self.goals[job.node]
             state = {name: value + (goal - value) / 2 for name, value in job.state.items()}
+            if job.hiding is not None:
+                change = {name: value - job.state[name] for name, value in state.items()}
+                weight = float(self.rows[job.node])
+                state = hidden(change, job.state, weight=weight, node=job.node, hiding=job.hiding, secret="words")
             loss = float((job.state["w"] - goal).abs().mean())
             found.append(Update(job.node, state, self.rows[job.node], loss, num_bytes=8))
         return found

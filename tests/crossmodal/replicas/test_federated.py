@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,33 @@ def test_the_mean_is_by_rows() -> None:
     engine = Goals([0.0, 4.0], rows=[3, 1])
     assert rounds(begun(Federated(), engine), engine, 1).tolist() == [0.5, 0.5]
     assert rounds(begun(Federated(Mean(by_rows=False)), engine), engine, 1).tolist() == [1.0, 1.0]
+
+
+def test_of_what_nodes_hide_the_server_learns_the_mean() -> None:
+    engine = Goals([0.0, 4.0, 2.0], rows=[3, 1, 4])
+    plain = rounds(begun(Federated(), engine), engine, 3)
+    engine.jobs = []
+    assert torch.allclose(rounds(begun(Federated(secure=True), engine), engine, 3), plain, atol=1e-6)
+    nonces = {job.hiding.nonce for job in engine.jobs if job.hiding is not None}
+    assert len(nonces) == 3  # another one in each round
+
+
+def test_where_one_does_not_answer_the_others_hide_among_themselves() -> None:
+    engine = Goals([0.0, 4.0, 2.0], rows=[3, 1, 4], dead=[0])
+    method = begun(Federated(secure=True), engine)
+    told = method.round(engine, 0)
+    assert told.path == [1, 2]
+    assert method.state["w"].tolist() == pytest.approx([1.2, 1.2])  # half of (1 * 4 + 4 * 2) / 5
+    assert [job.hiding.among for job in engine.jobs if job.hiding] == [(0, 1, 2)] * 3 + [(1, 2)] * 2
+    engine.dead = {0, 1}
+    assert method.round(engine, 1).path == []  # one alone would be seen
+    assert method.state["w"].tolist() == pytest.approx([1.2, 1.2])
+
+
+@pytest.mark.parametrize("others", [{"merge": Median()}, {"privacy": Privacy(clip=1.0, noise=1.0, delta=1e-5)}])
+def test_only_a_mean_can_be_had_of_what_is_hidden(others: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="secure: the server sees a sum alone"):
+        Federated(secure=True, **others)
 
 
 def test_what_it_tells_is_what_was_done() -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from crossmodal.replicas.compression import EightBits, TopK, compress, num_bytes
-from crossmodal.replicas.engine import Job, Update
+from crossmodal.replicas.engine import Hiding, Job, Update
 from crossmodal.replicas.fedka import Alignment
+from crossmodal.replicas.masking import hidden
 from crossmodal.replicas.node import arrived
 from crossmodal.replicas.wire import (
     Parcel,
@@ -41,9 +42,30 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     )
 
 
+def test_what_is_hidden_arrives_whole_or_not_at_all() -> None:
+    hiding = Hiding((1, 2), "once")
+    job, change = Job(2, state(), 3, hiding=hiding), {"a.weight": torch.ones(4, 3)}
+    sent = hidden(change, job.state, weight=9.0, node=2, hiding=hiding, secret="words")
+    came = unpack(pack(parcel_of_update(Update(2, sent, 9, 0.5, num_bytes(sent)))))
+    assert same(update_of(came, job).state, sent)
+    less = replace(came, tensors={name: value for name, value in came.tensors.items() if name != "b.half"})
+    with pytest.raises(ValueError, match=r"its answer lacks 'b\.half'"):
+        update_of(less, job)
+    with pytest.raises(ValueError, match=r"a\.weight is"):
+        update_of(replace(came, tensors={**came.tensors, "a.weight": torch.ones(4, 3)}), job)
+
+
+def test_how_it_is_hidden_must_be_said() -> None:
+    job = parcel_of_job(Job(2, state(), 3))
+    wrong = replace(job, settings={**job.settings, "hiding": {"among": ["all"], "nonce": "once", "by_rows": True}})
+    with pytest.raises(ValueError, match="does not say how"):
+        job_of(wrong, fits=state())
+
+
+@pytest.mark.parametrize("hiding", [None, Hiding((0, 2, 5), "once", by_rows=False)])
 @pytest.mark.parametrize("clip", [None, 0.5])
-def test_a_job_arrives_as_it_was_sent(clip: float | None) -> None:
-    job = Job(2, state(), 3, proximal=0.01, clip=clip)
+def test_a_job_arrives_as_it_was_sent(clip: float | None, hiding: Hiding | None) -> None:
+    job = Job(2, state(), 3, proximal=0.01, clip=clip, hiding=hiding)
     came = job_of(unpack(pack(parcel_of_job(job))), fits=state(1))
     assert same(came.state, job.state)
     assert replace(came, state={}) == replace(job, state={})
