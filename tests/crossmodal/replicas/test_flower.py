@@ -133,6 +133,20 @@ def test_three_nodes_train_what_one_process_trains_and_nothing_is_left_running(l
     assert nothing_is_left(tmp_path)
 
 
+def test_ctrl_c_stops_all(tmp_path: Path) -> None:
+    assert PROGRAMS is not None
+    script = [PROGRAMS / "python", ROOT / "scripts" / "flower_loopback.py", "--folder", tmp_path / "flower"]
+    command = [*map(str, script), *SMALL]
+    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    printed = Printed(running)
+    printed.wait_for("node 1 is there")
+    assert with_in_command(str(tmp_path))
+    running.send_signal(signal.SIGINT)
+    assert running.wait(60) == 130
+    assert "Traceback" not in printed.text
+    assert nothing_is_left(tmp_path)
+
+
 def test_a_round_goes_on_without_a_node_that_is_killed_and_it_comes_back(loopback: Loopback, tmp_path: Path) -> None:
     loopback.arguments += ["--trainer.max_epochs", "12", "--replicas.partition", "crossmodal.replicas.dealing.Own"]
     given = loopback.arguments
@@ -150,7 +164,7 @@ def test_a_round_goes_on_without_a_node_that_is_killed_and_it_comes_back(loopbac
     running.wait_until(lambda: running.text.count("node 1 is there") == 2, "has not come back")
     output = running.end()
     assert "round 12/12" in output, output
-    assert "figures: " in output
+    assert "figures: " in output, output
     path = tmp_path / "runs" / "fedavg_dots" / "0" / "metrics.csv"
     counted = [line for line in path.read_text().splitlines() if line]
     place = counted[0].split(",").index("train/nodes")
@@ -178,7 +192,7 @@ def test_a_superlink_that_is_killed_goes_on_with_the_round_after_the_last(
     assert not (tmp_path / "runs" / "fedavg_dots" / "0" / "metrics.json").exists()
     loopback.start_superlink()
     output = Printed(loopback.run(["--ckpt_path", "last"], timeout=120, min_nodes=3)).end()
-    assert "round 1/4" not in output
+    assert "round 1/4" not in output, output
     assert "round 4/4" in output, output
     assert figures(tmp_path) == figures(local)
 
@@ -187,8 +201,10 @@ def test_too_few_nodes_end_in_one_error(loopback: Loopback, tmp_path: Path) -> N
     loopback.start_superlink()
     loopback.start_node(0)
     output = Printed(loopback.run(timeout=25, min_nodes=2)).end()
-    assert "crossmodal: error: round 1: node 1 (not connected), node 2 (not connected); min-nodes is 2" in output
-    assert "Traceback" not in output
+    assert "crossmodal: error: round 1: node 1 (not connected), node 2 (not connected); min-nodes is 2" in output, (
+        output
+    )
+    assert "Traceback" not in output, output
     assert not [*tmp_path.glob("runs/fedavg_dots/*")]
 
 
@@ -201,7 +217,9 @@ def test_a_site_of_another_configuration_is_told_of(loopback: Loopback, tmp_path
     loopback.arguments = given
     output = Printed(loopback.run(timeout=45, min_nodes=2)).end()
     assert "node 1 takes no part: replicas.epochs is 1 there and 2 here" in output, output
-    assert "node 2 takes no part: the command line: unknown key 'replicas.nods'; did you mean 'nodes'?" in output
+    assert "node 2 takes no part: the command line: unknown key 'replicas.nods'; did you mean 'nodes'?" in output, (
+        output
+    )
     assert (
         "crossmodal: error: round 1: node 1 (replicas.epochs is 1 there and 2 here), node 2 (the command line: unknown"
         in output
