@@ -19,7 +19,8 @@ usage: crossmodal replicas fit --config FILE [--KEY VALUE ...]
 
 Train one model by many replicas: each node trains with its own rows, and only what was learned is sent. `replicas`
 in the YAML says how; a round is an epoch of the trainer. The run is as of `crossmodal fit`, which does the same where
-the YAML has that key; `--replicas null` trains one model with all rows, to compare with.
+the YAML has that key; `--replicas null` trains one model with all rows, to compare with. Nodes on other machines, over
+Flower, take the same YAML: docs/replicas.md.
 
   --config FILE                      the experiment; see configs/replicas
   --trainer.max_epochs N             rounds

@@ -28,6 +28,7 @@ def agreed(module: CrossModalModule, plan: Replicas, how: LocalTraining) -> dict
         "replicas.compress": _named(plan.compress),
         "trainer.max_epochs": how.rounds,
         "trainer.gradient_clip_val": how.clip_norm,
+        "trainer.fast_dev_run": how.steps is not None,  # which sites do not
         "seed_everything": how.seed,
         "model": digest_of(entries),
         **frozen,
