@@ -1,7 +1,7 @@
 """Replicas that are hostile, and replicas that disagree, on MNIST: what each method makes of them.
 
-hostile: 2 of 10 nodes send ten times the opposite of what they have learned, fifty times as much, or noise fifty times as
-    large. Each rule of merging is tried against each, and without any.
+hostile: 2 of 10 nodes send ten times the opposite of what they have learned, fifty times as much, or noise of fifty
+    times the size. Each rule of merging is tried against each, and without any.
 segmented: 5 of 10 nodes have other names for the digits. One model for all, segments that are found, and each group by
     itself.
 
