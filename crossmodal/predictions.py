@@ -88,8 +88,8 @@ def predict(
             trainer.predict(
                 model, datamodule=data, ckpt_path=str(checkpoint), return_predictions=False, weights_only=True
             )
-        except RuntimeError:
-            if trainer.received_sigterm:  # and so did the processes that read ahead
+        except (RuntimeError, EOFError, ConnectionError):
+            if trainer.received_sigterm:  # and so did the processes that read ahead, perhaps in the midst of a batch
                 raise Interrupted(signal.SIGTERM) from None
             raise
     parts.merge()
