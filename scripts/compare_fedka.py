@@ -18,7 +18,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from commands import crossmodal, markdown
+from commands import Kept, crossmodal, markdown, spread
 
 CONFIG = Path(__file__).parent.parent / "configs" / "replicas" / "fedka_digits.yaml"
 DOMAINS = ("mnist", "scikit_learn", "photo", "print", "negative")
@@ -50,27 +50,16 @@ def main() -> None:
     if options.quick:
         options.seeds, options.rounds, options.rows = 1, 2, 200
     settings = {"rounds": options.rounds, "epochs": options.epochs, "rows": options.rows}
-    kept = read(options.kept)
+    kept = Kept(options.kept)
     for seed in range(options.seeds):  # of each way alike, so that a killed script has something to compare
         for left_out in options.left_out:
             for way in options.ways:
                 wanted = {"way": way, "left_out": left_out, "seed": seed, **settings}
-                if not any(wanted.items() <= one.items() for one in kept):
-                    kept.append(wanted | measured(way, left_out, seed, options))
-                    options.kept.parent.mkdir(parents=True, exist_ok=True)
-                    with options.kept.open("a") as file:
-                        file.write(json.dumps(kept[-1]) + "\n")
-    found = [one for one in kept if settings.items() <= one.items() and one["seed"] < options.seeds]
+                if kept.get(wanted) is None:
+                    kept.add(wanted | measured(way, left_out, seed, options))
+    found = [one for one in kept.lines if settings.items() <= one.items() and one["seed"] < options.seeds]
     print(table(found, options.ways, options.left_out))
     print(json.dumps({"found": found}))
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Return the figures of runs that are done; a line that was cut by a kill is taken away."""
-    whole, _, cut = (path.read_text() if path.exists() else "").rpartition("\n")
-    if cut:
-        path.write_text(f"{whole}\n" if whole else "")
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 def measured(way: str, left_out: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
@@ -103,14 +92,6 @@ def table(found: list[dict[str, Any]], ways: list[str], left_out: list[str]) -> 
         rows.append([way, *targets, *([over_all] if len(left_out) > 1 else []), sources])
     header = ["way", *left_out, *(["all"] if len(left_out) > 1 else []), "domains with labels"]
     return markdown(header, rows)
-
-
-def spread(accuracies: list[float]) -> str:
-    """Return their mean and deviation, in percent."""
-    if not accuracies:
-        return "-"
-    deviation = f" ± {100 * statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
-    return f"{100 * statistics.mean(accuracies):.1f}{deviation}"
 
 
 if __name__ == "__main__":

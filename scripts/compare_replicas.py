@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from commands import markdown
+from commands import Kept, markdown
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -219,19 +219,16 @@ def main() -> None:
         for seed in range(options.seeds)
         for one in what[name]
     ]
-    options.kept.parent.mkdir(parents=True, exist_ok=True)
-    lines = options.kept.read_text().splitlines() if options.kept.exists() else []
-    kept = {json.dumps(of): found for of, found in map(json.loads, lines)}
+    kept = Kept(options.kept)
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
-        begun = {pool.submit(measured, of, options.data): of for of in wanted if json.dumps(of) not in kept}
+        begun = {pool.submit(measured, of, options.data): of for of in wanted if kept.get(of) is None}
         for done in as_completed(begun):
             of, found = begun[done], done.result()
-            kept[json.dumps(of)] = found
-            with options.kept.open("a") as file:
-                file.write(json.dumps([of, found]) + "\n")
+            kept.add({**of, "found": found})
             told = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
             print(f"{of['experiment']}, seed {of['seed']}: {told}", flush=True)
-    summary([(of["experiment"], kept[json.dumps(of)]) for of in wanted])
+    there = [line for of in wanted if (line := kept.get(of)) is not None]
+    summary([(line["experiment"], line["found"]) for line in there])
 
 
 def summary(measured_: Sequence[tuple[str, Mapping[str, float]]]) -> None:
