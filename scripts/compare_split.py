@@ -24,7 +24,7 @@ CONFIG = Path(__file__).parent.parent / "configs" / "replicas" / "bicsl_easy_vqa
 METHOD = "--replicas.method"
 WAYS: dict[str, tuple[object, ...]] = {
     "one model, all rows": ("--replicas", "null"),
-    "split, merged each round": (f"{METHOD}.merge_every", "null"),
+    "split, merged each round": (f"{METHOD}.merge_every", 0),
     "split, merged every 4 batches": (f"{METHOD}.merge_every", 4),
     "split, merged every batch": (f"{METHOD}.merge_every", 1),
     "FedAvg": (METHOD, "crossmodal.replicas.federated.Federated"),

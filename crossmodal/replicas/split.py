@@ -19,14 +19,14 @@ class SplitLearning(Method):
     is that of `crossmodal.answer_projection.AnswerProjectionHead`. The server learns what is right of each row.
 
     Args:
-        merge_every: So many batches of each client their parts are merged; null for not before the round's end.
+        merge_every: So many batches of each client their parts are merged; 0 for not before the round's end.
     """
 
     is_split = True
 
-    def __init__(self, merge_every: int | None = None) -> None:
-        if merge_every is not None and merge_every < 1:
-            raise ValueError(f"merge_every: batches of each client, at least 1, not {merge_every}")
+    def __init__(self, merge_every: int = 0) -> None:
+        if merge_every < 0:
+            raise ValueError(f"merge_every: batches of each client, at least 0, not {merge_every}")
         self.merge_every = merge_every
         self._state: State = {}
         self._nodes = 0
@@ -43,7 +43,7 @@ class SplitLearning(Method):
     def round(self, engine: Engine, number: int) -> Told:
         """Let all clients train with the server, and merge their parts."""
         jobs = [Job(node, self._state, number) for node in range(self._nodes)]
-        updates, server = engine.train_split(jobs, merge_every=self.merge_every)
+        updates, server = engine.train_split(jobs, merge_every=self.merge_every or None)
         own = {name: value for name, value in self._state.items() if is_client(name)}
         figures = figures_of(updates, [own] * len(updates))
         if updates:

@@ -82,7 +82,7 @@ def test_parts_may_be_merged_within_a_round(module: CrossModalModule) -> None:
     assert equal(merged[0].state, merged[1].state)  # after the last batch, too
     assert not equal(merged[0].state, apart[0].state)
     with pytest.raises(ValueError, match="merge_every"):
-        SplitLearning(merge_every=0)
+        SplitLearning(merge_every=-1)
     load_sent(module, began)
 
 
