@@ -108,7 +108,11 @@ def test_what_changes_how_nodes_train_is_not_sent() -> None:
         parcel_of_job(Job(0, state(), 0, local=Alignment.__new__(Alignment)))
 
 
-@pytest.mark.parametrize("data", [b"", b"1234567", pickle.dumps({"a": 1}), b"\xff" * 40, pack(Parcel("train"))[:-3]])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"1234567", pickle.dumps({"a": 1}), b"\xff" * 40, pack(Parcel("train"))[:-3]],
+    ids=["nothing", "too short", "pickled", "no header", "cut"],  # how it is packed differs from process to process
+)
 def test_what_is_no_parcel_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         unpack(data)
