@@ -55,9 +55,9 @@ RULES: dict[str, Merge] = {
 }
 ATTACKS = {
     "none": None,
-    "sign-flipped": Attack(HOSTILE, "flipped", scale=10.0),
-    "scaled": Attack(HOSTILE, "scaled", scale=50.0),
-    "random": Attack(HOSTILE, "random", scale=50.0),
+    "10 times the opposite": Attack(HOSTILE, "flipped", scale=10.0),
+    "50 times as much": Attack(HOSTILE, "scaled", scale=50.0),
+    "noise, 50 times the size": Attack(HOSTILE, "random", scale=50.0),
 }
 
 
@@ -156,13 +156,13 @@ class _Group:
         return self._whole.train(of_whole)
 
 
-def segmented(data: str | None, seed: int, rounds: int, alpha: float) -> dict[str, float]:
+def segmented(data: str | None, seed: int, rounds: int, alpha: float, apart: float) -> dict[str, float]:
     """Return the mean accuracy of nodes by their own names: one model, segments, and each group by itself."""
     here, learners = engine(data, seed, alpha, other_names=True)
     began = learners[0].begin(seed)
     groups = [node % 2 for node in range(NODES)]
     one = trained(Federated(), here, began, rounds, seed)
-    parted = trained(Segmented(begins=2, every=3, apart=APART), here, began, rounds, seed)
+    parted = trained(Segmented(begins=2, every=3, apart=apart), here, began, rounds, seed)
     alone = [
         trained(
             Federated(), _Group(here, [node for node in range(NODES) if groups[node] == group]), began, rounds, seed
@@ -195,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what: dict[str, list[dict[str, str]]] = {
         "hostile": [{"rule": rule, "attack": attack} for rule in RULES for attack in ATTACKS],
-        "segmented": [{}],
+        "segmented": [{"apart": APART}],
     }
     parser.add_argument("--experiments", nargs="+", choices=[*what], default=[*what])
     parser.add_argument("--seeds", type=int, default=3)

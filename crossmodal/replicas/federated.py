@@ -66,6 +66,10 @@ class Federated(Method):
     def begin(self, state: State, nodes: int, *, seed: int) -> None:
         """Begin with a state."""
         self._state, self._nodes, self._seed = state, nodes, seed
+        if self.hides and round(self.share * nodes) < 2:
+            raise ValueError(
+                f"replicas.method.secure: a sum of one node is that node's: of {nodes} nodes, share {self.share} is one"
+            )
 
     @property
     def state(self) -> State:

@@ -211,7 +211,7 @@ class HandOn(Method):
             "train/episode_rounds": float(way.round),
             "train/episode_distance": self._distance,
         }
-        return Told(figures, path=[node])
+        return Told(figures, path=[one.node for one in updates])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the model, its way, and what the policy keeps."""

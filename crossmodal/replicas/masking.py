@@ -1,8 +1,9 @@
 """Sums of which nobody sees the parts: nodes hide what they send behind masks that cancel each other.
 
-After Bonawitz et al. 2017 (secure aggregation), for nodes that trust each other and not the server: each two nodes draw
-the same numbers from a secret that all nodes know and the server does not; one adds them, the other takes them away.
-All is reckoned with whole numbers modulo 2^64, so that masks cancel to the last bit.
+After Bonawitz et al. 2017 (secure aggregation), for nodes that trust each other, and a server that keeps to the
+protocol but is not to see a node's update: each two nodes draw the same numbers from a secret that all nodes know and
+the server does not; one adds them, the other takes them away. All is reckoned with whole numbers modulo 2^64, so that
+masks cancel to the last bit; a change, times the node's weight, is kept to 2^-24.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def opened(parts: Sequence[State], began: State) -> dict[str, Tensor]:
         weight = float(_sum(parts, f"{name}{WEIGHT}")) / POINT
         if weight > 0:
             change = _sum(parts, name).double() / POINT / weight
-            found[name] = (value.cpu().double() + change).to(value.dtype)
+            mean = value.cpu().double() + change
+            found[name] = (mean if value.is_floating_point() else mean.round()).to(value.dtype)
     return found
 
 

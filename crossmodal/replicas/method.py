@@ -92,7 +92,7 @@ def figures_of(updates: Sequence[Update], states_sent: Sequence[State]) -> dict[
     """
     rows = sum(one.rows for one in updates)
     return {
-        "train/loss": sum(one.loss * one.rows for one in updates) / max(1, rows),
+        "train/loss": sum(one.loss * one.rows for one in updates) / rows if rows else float("nan"),
         "train/nodes": float(len(updates)),
         "train/bytes_up": float(sum(one.num_bytes for one in updates)),
         "train/bytes_down": float(sum(num_bytes(dict(state)) for state in states_sent)),

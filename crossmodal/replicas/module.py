@@ -157,6 +157,11 @@ class ReplicatedModule(CrossModalModule):
         val = data.dataloader("val")
         if self._remote is not None:
             return self._remote(self, self.plan, LocalEngine(self, [], self.how(), val=val), self._tell)
+        if self.plan.together > 1 and data.quarantine is not None:
+            raise ValueError(
+                "replicas.together: where rows are left out (data.init_args.on_error: quarantine) batches are of "
+                "unlike sizes, and nodes train one after the other"
+            )
         rows = data.unlabelled() if self.plan.method.reads_unlabelled else None
         engine = LocalEngine(
             *(self, self._loaders(), self.how()),

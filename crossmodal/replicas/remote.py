@@ -192,7 +192,7 @@ class RemoteEngine:
                 except ValueError as error:
                     silent.add(node)
                     self._say(f"{what}: node {node}: {error}")
-            missing = silent | {one.node for one in waiting.values()}
+            missing = silent | {one.node for one in waiting.values()} | ({*range(self.nodes)} - self._addresses.keys())
             may_go = len(missing) <= self.nodes - self._patience.min_nodes
             gone = [one for one in waiting.values() if one.node not in self._addresses]
             if may_go and len(gone) == len(waiting) and (self._has_begun or not waiting):
@@ -263,7 +263,8 @@ class RemoteEngine:
             self._reasons[node] = str(answer.settings.get("reason"))
         else:
             self._reasons.pop(node, None)
-            there = answer.settings.get("agreed", {})
+            said = answer.settings.get("agreed")
+            there = said if isinstance(said, dict) else {}
             for key, value in self._agreed.items():
                 if there.get(key) != value:
                     self._reasons[node] = f"{key} is {there.get(key)} there and {value} here"

@@ -46,6 +46,7 @@ from crossmodal.replicas.wire import (
 )
 from datamodules.paired import PairedDataModule
 
+LEAST_SECRET = 32  # characters: what is shorter can be guessed
 LOOK_EVERY = 1.0  # seconds, after the process that this one is for
 
 
@@ -116,6 +117,13 @@ class SiteModule(ReplicatedModule):
         assert self.left is not None
         if job.node != self.node:
             raise ValueError(f"this is node {self.node}, not {job.node}")
+        if self.plan.method.hides and job.hiding is None:
+            raise ValueError(f"node {self.node} hides what it sends (replicas.method.secure), and was asked not to")
+        if job.hiding is not None and len(self.how().secret) < LEAST_SECRET:
+            raise ValueError(
+                f"node {self.node} is to hide what it sends: set {SECRET} to the same {LEAST_SECRET} characters or "
+                "more at each site, such as python -c 'import secrets; print(secrets.token_hex(32))' prints"
+            )
         memory = self.left.before(run, job.round)
         update = train_at(self, self._loader, job, self.how(), memory, self.plan.compress)
         self.left.keep(run, job.round, memory)

@@ -48,12 +48,11 @@ class Stack:
         }
         self.trained = {name: value.requires_grad_() for name, value in self.values.items() if name in trained}
 
-    def optimizer(self, of_one: torch.optim.Optimizer, *, prefix: str = "") -> torch.optim.Optimizer:
+    def optimizer(self, of_one: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Return an optimizer of the network as one of the stack.
 
         Args:
             of_one: That has not yet stepped.
-            prefix: Of the network's entries.
 
         Raises:
             ValueError: It does more than to step each number by itself.

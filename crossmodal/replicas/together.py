@@ -40,13 +40,16 @@ def alike(jobs: Sequence[Job], loaders: Sequence[ResumableLoader], most: int) ->
     Returns:
         Numbers of jobs.
     """
+    if most == 1:
+        return [[number] for number in range(len(jobs))]
     groups: dict[object, list[int]] = {}
     for number, job in enumerate(jobs):
         rows = loaders[job.node].dataset.rows
-        shares = tuple((name, float((index_R >= 0).mean())) for name, index_R in sorted(rows.index.items()))
-        is_mixed = any(0 < share < 1 for _, share in shares)  # a batch may lack a modality of which others have rows
-        own = job.node if is_mixed or job.local is not None else None
-        groups.setdefault((len(rows), shares, job.proximal, own), []).append(number)
+        counts = {name: int((index_R >= 0).sum()) for name, index_R in rows.index.items()}
+        has = tuple(sorted(name for name, count in counts.items() if count))
+        is_mixed = any(0 < count < len(rows) for count in counts.values())  # a batch may lack what others have
+        own = job.node if is_mixed or not len(rows) or job.local is not None else None
+        groups.setdefault((len(rows), has, job.proximal, own), []).append(number)
     return [own[first : first + most] for own in groups.values() for first in range(0, len(own), most)]
 
 
@@ -63,6 +66,7 @@ def refuse_what_is_not_stacked(module: CrossModalModule) -> None:
         "it has a mixture": model.mixture is not None,
         "it has alignments": bool(module.alignments.all),
         "it has model.balance": bool(module.balancing.methods),
+        "it has model.modality_dropout": any(module.modality_dropout.values()),
         "a modality has joined it": model.fusion is None or bool(model.fusion.joined),
     }
     for reason, holds in reasons.items():
@@ -95,7 +99,7 @@ def train_together(
     """
     refuse_what_is_not_stacked(module)
     stack = Stack(_Terms(module), [{f"{PREFIX}{name}": value for name, value in job.state.items()} for job in jobs])
-    optimizer = stack.optimizer(module.make_optimizer(), prefix=PREFIX)
+    optimizer = stack.optimizer(module.make_optimizer())
     base = [group["lr"] for group in optimizer.param_groups]
     steps = how.epochs * len(loaders[0])
     rate = WarmupCosine(steps * how.rounds, warmup=module.warmup) if how.rounds else None
@@ -113,7 +117,8 @@ def train_together(
                 group["lr"] = lr * (1.0 if rate is None else rate(round_ * steps + step))
             with how.context():
                 terms: dict[str, Tensor] = stack(*_stacked(module, own))
-            refuse_infinite({name: term_K.sum() for name, term_K in terms.items()}, step, own[0].ids)
+            for number, batch in enumerate(own):
+                refuse_infinite({name: term_K[number] for name, term_K in terms.items()}, step, batch.ids)
             loss_K = torch.stack(list(terms.values())).sum(0)
             total = loss_K.sum() + (proximal_term(stack.trained, began, proximal) if proximal else 0.0)
             total.backward()  # type: ignore[no-untyped-call]

@@ -58,7 +58,7 @@ def unpack(data: bytes) -> Parcel:
         tensors = load(data)
         header = json.loads(data[_SIZE : _SIZE + int.from_bytes(data[:_SIZE], "little")])
         kind, settings = header["__metadata__"]["kind"], json.loads(header["__metadata__"]["settings"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"a message of {len(data)} bytes cannot be read: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"a message of kind {kind!r} has no settings")
@@ -134,8 +134,19 @@ def update_of(parcel: Parcel, job: Job) -> Update:
     """Return the update that came for a job.
 
     Raises:
-        ValueError: It is none of that job.
+        ValueError: It is none of that job, or not finite.
     """
+    try:
+        update = _update_of(parcel, job)
+    except (TypeError, RuntimeError, IndexError, OverflowError) as error:  # parts that do not go together
+        raise ValueError(f"its answer cannot be read: {error}") from error
+    for name, value in update.state.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name} is not finite in its answer")
+    return update
+
+
+def _update_of(parcel: Parcel, job: Job) -> Update:
     if parcel.kind != "update" or parcel.settings.get("node") != job.node:
         raise ValueError(f"its answer is no update of node {job.node}")
     terms = parcel.settings.get("terms")

@@ -51,6 +51,11 @@ def test_where_one_does_not_answer_the_others_hide_among_themselves() -> None:
     assert method.state["w"].tolist() == pytest.approx([1.2, 1.2])
 
 
+def test_one_node_cannot_hide() -> None:
+    with pytest.raises(ValueError, match=r"secure: a sum of one node .* of 4 nodes, share 0\.25"):
+        begun(Federated(secure=True, share=0.25), Goals([0.0, 4.0, 2.0, 1.0]))
+
+
 @pytest.mark.parametrize("others", [{"merge": Median()}, {"privacy": Privacy(clip=1.0, noise=1.0, delta=1e-5)}])
 def test_only_a_mean_can_be_had_of_what_is_hidden(others: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="secure: the server sees a sum alone"):

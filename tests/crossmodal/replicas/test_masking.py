@@ -46,11 +46,18 @@ def test_the_sum_is_the_mean_of_what_was_hidden(seed: int, weights: list[float],
 
 
 def test_a_part_tells_nothing() -> None:
-    began, *changes = states(0, 4)
+    began = {"w": torch.zeros(50, 2), "b": torch.zeros(50, 2)}
+    changes = [{name: torch.full_like(value, 1e-3) for name, value in began.items()}] * 3
     one, other, last = parts(changes, [1.0, 1.0, 1.0], began)
-    for part in (one["w"], other["w"], last["w"], one["w"] + other["w"]):  # nor do two of three
+    # of what is small and alike all bits but a few are 0; nor do two of three tell
+    for part in (one["w"], other["w"], last["w"], one["w"] + other["w"], one["w"] - other["w"], one["w"] - one["b"]):
         bits = torch.stack([(part >> place) & 1 for place in range(64)]).double().mean((1, 2))
-        assert ((bits - 0.5).abs() < 0.25).all()  # as coins fall: a small number's first bits would be alike
+        assert ((bits - 0.5).abs() < 0.25).all()  # as coins fall
+    pair = [
+        hidden(changes[0], began, weight=1.0, node=node, hiding=Hiding((0, 3), "once"), secret="words")["w"]
+        for node in (0, 3)
+    ]
+    assert not torch.equal(pair[0], one["w"] + last["w"])  # among others it hides otherwise
     apart = parts(changes, [1.0, 1.0, 1.0], began, secret="other words")
     assert not torch.equal(apart[0]["w"], one["w"])
     again = hidden(changes[0], began, weight=1.0, node=0, hiding=Hiding(AMONG, "twice"), secret="words")

@@ -117,9 +117,17 @@ def test_models_that_cannot_are_refused_at_once() -> None:
         LocalEngine(module, loaders(module), HOW, together=2)
 
 
+def test_modalities_that_are_dropped_by_chance_are_refused() -> None:
+    module = made(concat)
+    module.modality_dropout = {"question": 0.5}
+    with pytest.raises(ValueError, match=r"since it has model\.modality_dropout"):
+        LocalEngine(module, loaders(module), HOW, together=2)
+
+
 def test_a_loss_that_is_not_finite_is_refused() -> None:
     module = made(concat)
     wanted = jobs(module)
     broken = {name: value * torch.nan if "linear.weight" in name else value for name, value in wanted[1].state.items()}
-    with pytest.raises(ValueError, match="no longer finite"):
+    own = loaders(module)[1].dataset.rows.ids
+    with pytest.raises(ValueError, match=f"no longer finite.* ({'|'.join(own)})"):  # it names rows of the node
         LocalEngine(module, loaders(module), HOW, together=4).train([wanted[0], replace(wanted[1], state=broken)])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +54,22 @@ def test_what_is_hidden_arrives_whole_or_not_at_all() -> None:
         update_of(less, job)
     with pytest.raises(ValueError, match=r"a\.weight is"):
         update_of(replace(came, tensors={**came.tensors, "a.weight": torch.ones(4, 3)}), job)
+
+
+@pytest.mark.parametrize("settings", [{"rows": float("inf")}, {"rows": 10**400}, {"smaller": {"a.weight": "Sparse"}}])
+def test_what_does_not_go_together_is_refused(settings: dict[str, Any]) -> None:
+    job = Job(2, state(), 3)
+    told = {"node": 2, "rows": 9, "loss": 0.5, "terms": {}, "smaller": {}, "is_change": "smaller" in settings}
+    parts = {"values": torch.ones(2), "places": torch.tensor([0.5, torch.nan]), "shape": torch.tensor(12)}
+    tensors = {f"a.weight/{name}": value for name, value in parts.items()} if "smaller" in settings else {}
+    with pytest.raises(ValueError, match="its answer cannot be read"):
+        update_of(Parcel("update", {**told, **settings}, tensors), job)
+
+
+def test_what_is_not_finite_is_refused() -> None:
+    job, broken = Job(2, state(), 3), {"a.weight": torch.full((4, 3), torch.nan)}
+    with pytest.raises(ValueError, match=r"a\.weight is not finite"):
+        update_of(unpack(pack(parcel_of_update(Update(2, broken, 9, 0.5, 48)))), job)
 
 
 def test_how_it_is_hidden_must_be_said() -> None:
