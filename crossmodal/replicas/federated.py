@@ -135,7 +135,8 @@ class Federated(Method):
     def _merged(self, updates: list[Update], draw: np.random.Generator) -> dict[str, Tensor]:
         states: list[State] = [one.state for one in updates]
         if self.hides:
-            return opened(states, self._state)
+            by_rows = isinstance(self.merge, Mean) and self.merge.by_rows
+            return opened(states, self._state, weight=float(sum(one.rows if by_rows else 1 for one in updates)))
         if self.privacy is None:
             return self.merge(states, [float(one.rows) for one in updates])
         return self.privacy.noisy_mean(

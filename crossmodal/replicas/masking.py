@@ -66,21 +66,29 @@ def hidden(change: State, began: State, *, weight: float, node: int, hiding: Hid
     return found
 
 
-def opened(parts: Sequence[State], began: State) -> dict[str, Tensor]:
+def opened(parts: Sequence[State], began: State, *, weight: float) -> dict[str, Tensor]:
     """Return the weighted mean of the states of nodes, of which only the sum is seen.
 
     Args:
         parts: What all of these nodes have sent, none missing.
         began: The state that they began with.
+        weight: Of all nodes together.
 
     Returns:
         The entries that any has trained.
+
+    Raises:
+        ValueError: The masks do not cancel.
     """
     found: dict[str, Tensor] = {}
     for name, value in began.items():
-        weight = float(_sum(parts, f"{name}{WEIGHT}")) / POINT
-        if weight > 0:
-            change = _sum(parts, name).double() / POINT / weight
+        trained = float(_sum(parts, f"{name}{WEIGHT}")) / POINT
+        if not 0 <= trained <= weight:
+            raise ValueError(
+                f"replicas.method.secure: what nodes hide does not cancel; is {SECRET} the same at all of them?"
+            )
+        if trained > 0:
+            change = _sum(parts, name).double() / POINT / trained
             mean = value.cpu().double() + change
             found[name] = (mean if value.is_floating_point() else mean.round()).to(value.dtype)
     return found

@@ -36,7 +36,7 @@ def test_the_sum_is_the_mean_of_what_was_hidden(seed: int, weights: list[float],
         {name: value for name, value in change.items() if (number, name) not in lacking}
         for number, change in enumerate(changes)
     ]
-    found = opened(parts(changes, weights, began), began)
+    found = opened(parts(changes, weights, began), began, weight=sum(weights))
     wanted = (
         mean([{name: began[name] + value for name, value in change.items()} for change in changes], weights)
         if any(changes)
@@ -62,6 +62,14 @@ def test_a_part_tells_nothing() -> None:
     assert not torch.equal(apart[0]["w"], one["w"])
     again = hidden(changes[0], began, weight=1.0, node=0, hiding=Hiding(AMONG, "twice"), secret="words")
     assert not torch.equal(again["w"], one["w"])
+
+
+def test_masks_of_unlike_secrets_do_not_cancel() -> None:
+    began, *changes = states(0, 4)
+    one, other, _ = parts(changes, [1.0, 1.0, 1.0], began)
+    last = parts(changes, [1.0, 1.0, 1.0], began, secret="other words")[2]
+    with pytest.raises(ValueError, match="is CROSSMODAL_REPLICAS_SECRET the same at all of them"):
+        opened([one, other, last], began, weight=3.0)
 
 
 def test_what_cannot_be_hidden_is_refused() -> None:
