@@ -37,7 +37,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from fusion_figures import Kept, draw, summary, table
+from commands import Kept
+from fusion_figures import draw, summary, table, told
 from processes import in_processes
 from pytorch_lightning import Callback, Trainer, seed_everything
 from token_rows import CONFIG, TokenRows, easy_vqa, easy_vqa_experts, with_broken, with_nuisance, without
@@ -91,10 +92,14 @@ def main() -> None:
         for seed in range(0 if options.report else seeds)
         for way in reversed(WAYS)  # those that take longest first
         for task in ("nuisance", "easy_vqa")
-        if way in options.ways and not kept.has(task, way, seed)
+        if way in options.ways and kept.get({"task": task, "way": way, "seed": seed}) is None
     ]
+
+    def keep(row: dict[str, Any]) -> None:
+        print(told(kept.add(row)), flush=True)
+
     begin = partial(_given.append, plain)
-    in_processes(trained_and_measured, wanted, jobs=options.jobs, begin=begin, keep=kept.add)
+    in_processes(trained_and_measured, wanted, jobs=options.jobs, begin=begin, keep=keep)
     costs = {
         task: measure_costs(data, options.ways)
         for task, data in (("easy_vqa", plain), ("nuisance", with_nuisance(plain, 0)))
@@ -103,7 +108,7 @@ def main() -> None:
         summary(task, way, rows, costs[task][way])
         for task in costs
         for way in options.ways
-        if (rows := kept.of(task, way, seeds))
+        if (rows := [row for row in kept.lines if (row["task"], row["way"]) == (task, way) and row["seed"] < seeds])
     ]
     for task in costs:
         print(f"\n{task}\n")

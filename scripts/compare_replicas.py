@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ import numpy as np
 import torch
 from commands import Kept, markdown
 from numpy.typing import NDArray
+from processes import in_processes
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -183,17 +183,16 @@ def segmented(data: str | None, seed: int, rounds: int, alpha: float, apart: flo
     }
 
 
-def measured(of: dict[str, Any], data: str | None) -> dict[str, float]:
-    """Return what is to be measured, in a process of its own."""
-    torch.set_num_threads(1)
+def measured(of: dict[str, Any], data: str | None) -> dict[str, Any]:
+    """Return what is to be measured, and the figures, in a process of its own."""
     settings = {key: value for key, value in of.items() if key != "experiment"}
-    return {"hostile": hostile, "segmented": segmented}[of["experiment"]](data, **settings)
+    return {**of, "found": {"hostile": hostile, "segmented": segmented}[of["experiment"]](data, **settings)}
 
 
 def main() -> None:
     """Compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what: dict[str, list[dict[str, str]]] = {
+    what: dict[str, list[dict[str, Any]]] = {
         "hostile": [{"rule": rule, "attack": attack} for rule in RULES for attack in ATTACKS],
         "segmented": [{"apart": APART}],
     }
@@ -220,13 +219,13 @@ def main() -> None:
         for one in what[name]
     ]
     kept = Kept(options.kept)
-    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
-        begun = {pool.submit(measured, of, options.data): of for of in wanted if kept.get(of) is None}
-        for done in as_completed(begun):
-            of, found = begun[done], done.result()
-            kept.add({**of, "found": found})
-            told = ", ".join(f"{key} {value:.3f}" for key, value in found.items())
-            print(f"{of['experiment']}, seed {of['seed']}: {told}", flush=True)
+
+    def keep(line: dict[str, Any]) -> None:
+        found = ", ".join(f"{key} {value:.3f}" for key, value in kept.add(line)["found"].items())
+        print(f"{line['experiment']}, seed {line['seed']}: {found}", flush=True)
+
+    lacking = [(of, options.data) for of in wanted if kept.get(of) is None]
+    in_processes(measured, lacking, jobs=options.processes, begin=partial(torch.set_num_threads, 1), keep=keep)
     there = [line for of in wanted if (line := kept.get(of)) is not None]
     summary([(line["experiment"], line["found"]) for line in there])
 

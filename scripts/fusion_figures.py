@@ -1,8 +1,7 @@
-"""What scripts/compare_fusion.py has measured: kept, summed up, as tables and as pictures."""
+"""What scripts/compare_fusion.py has measured: as lines, summed up, as tables and as pictures."""
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from pathlib import Path
@@ -26,26 +25,10 @@ PICTURES = {  # by file: each colour, and what it is
 }
 
 
-class Kept:
-    """What was measured of each training, a line each, in a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def has(self, task: str, way: str, seed: int) -> bool:
-        return any((row["task"], row["way"], row["seed"]) == (task, way, seed) for row in self.rows)
-
-    def of(self, task: str, way: str, seeds: int) -> list[dict[str, Any]]:
-        return [row for row in self.rows if (row["task"], row["way"]) == (task, way) and row["seed"] < seeds]
-
-    def add(self, row: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self.rows.append(row)
-        accuracy = "  ".join(f"{name} {value:.4f}" for name, value in row["accuracy"].items())
-        print(f"{row['task']}, seed {row['seed']}, {row['way']}: {accuracy}  ({row['seconds']:.0f} s)", flush=True)
+def told(row: dict[str, Any]) -> str:
+    """Return what was measured of a training as a line."""
+    accuracy = "  ".join(f"{name} {value:.4f}" for name, value in row["accuracy"].items())
+    return f"{row['task']}, seed {row['seed']}, {row['way']}: {accuracy}  ({row['seconds']:.0f} s)"
 
 
 def summary(task: str, way: str, rows: list[dict[str, Any]], cost: dict[str, float]) -> dict[str, Any]:

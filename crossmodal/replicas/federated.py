@@ -55,6 +55,7 @@ class Federated(Method):
             raise ValueError("secure: the server sees a sum alone, so merge Mean, without privacy")
         self.merge = merge or Mean(by_rows=privacy is None)
         self.hides = secure
+        self._by_rows = isinstance(self.merge, Mean) and self.merge.by_rows
         self.server = server or Adopt()
         self.share = share
         self.proximal = proximal
@@ -98,9 +99,8 @@ class Federated(Method):
 
     def _train_hidden(self, engine: Engine, jobs: list[Job]) -> tuple[list[Job], list[Update]]:
         """Let nodes train until all of those have answered among whom each is hidden, or there are not two."""
-        by_rows = isinstance(self.merge, Mean) and self.merge.by_rows
         while len(jobs) > 1:
-            hiding = Hiding(tuple(job.node for job in jobs), token_hex(16), by_rows)
+            hiding = Hiding(tuple(job.node for job in jobs), token_hex(16), self._by_rows)
             updates = engine.train([replace(job, hiding=hiding) for job in jobs])
             if len(updates) == len(jobs):
                 return jobs, updates
@@ -135,8 +135,8 @@ class Federated(Method):
     def _merged(self, updates: list[Update], draw: np.random.Generator) -> dict[str, Tensor]:
         states: list[State] = [one.state for one in updates]
         if self.hides:
-            by_rows = isinstance(self.merge, Mean) and self.merge.by_rows
-            return opened(states, self._state, weight=float(sum(one.rows if by_rows else 1 for one in updates)))
+            weight = float(sum(one.rows if self._by_rows else 1 for one in updates))
+            return opened(states, self._state, weight=weight)
         if self.privacy is None:
             return self.merge(states, [float(one.rows) for one in updates])
         return self.privacy.noisy_mean(

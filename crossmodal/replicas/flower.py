@@ -76,15 +76,11 @@ def _parcel_of(message: Message) -> Parcel:
         return refused(error)
 
 
-class FlowerEngine(RemoteEngine):
-    """Lets SuperNodes train; see `RemoteEngine`."""
-
-
 def flower(grid: Grid, patience: Patience) -> Callable[..., Engine]:
     """Return what makes the engine of a grid's nodes, as `ReplicatedModule.replicate` takes it."""
 
     def engine(module: ReplicatedModule, plan: Replicas, here: LocalEngine, tell: Callable[[int, int], None]) -> Engine:
         alike = agreed(module, plan, module.how())
-        return FlowerEngine(GridPost(grid), plan.nodes, here, alike, patience=patience, tell=tell, say=say)
+        return RemoteEngine(GridPost(grid), plan.nodes, here, alike, patience=patience, tell=tell, say=say)
 
     return engine

@@ -8,7 +8,7 @@ Legend: K replicas, B rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,9 +58,10 @@ class Stack:
             ValueError: It does more than to step each number by itself.
         """
         if not isinstance(of_one, ELEMENTWISE):
+            there = ", ".join(one.__name__ for one in ELEMENTWISE)
             raise ValueError(
-                f"{type(of_one).__name__} does not step each number by itself, as {', '.join(names(ELEMENTWISE))} do: "
-                "replicas cannot train side by side with it"
+                f"{type(of_one).__name__} does not step each number by itself, as {there} do: replicas cannot train side "
+                "by side with it"
             )
         name_of = {id(one): name for name, one in self._network.named_parameters()}
         for group in of_one.param_groups:
@@ -97,8 +98,3 @@ class Stack:
         """Return a copy of each replica's entries."""
         count = len(next(iter(self.values.values())))
         return [{name: value[k].detach().clone() for name, value in self.values.items()} for k in range(count)]
-
-
-def names(of: Sequence[Callable[..., Any]]) -> list[str]:
-    """Return the names of classes."""
-    return [one.__name__ for one in of]
