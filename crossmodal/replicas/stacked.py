@@ -60,8 +60,8 @@ class Stack:
         if not isinstance(of_one, ELEMENTWISE):
             there = ", ".join(one.__name__ for one in ELEMENTWISE)
             raise ValueError(
-                f"{type(of_one).__name__} does not step each number by itself, as {there} do: replicas cannot train side "
-                "by side with it"
+                f"{type(of_one).__name__} does not step each number by itself, as {there} do: replicas cannot train "
+                "side by side with it"
             )
         name_of = {id(one): name for name, one in self._network.named_parameters()}
         for group in of_one.param_groups:
